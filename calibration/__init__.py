@@ -1,0 +1,3 @@
+"""Ranges from data, Q/DQ from ranges: numpy and onnx, never torch."""
+
+__distribution__ = "onnx-tensorrt-toolkit"

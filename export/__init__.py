@@ -1,0 +1,3 @@
+"""PyTorch to verified ONNX: the home of torch."""
+
+__distribution__ = "onnx-tensorrt-toolkit"
