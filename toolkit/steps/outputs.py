@@ -1,0 +1,38 @@
+"""Where results go, and when an existing file may be replaced."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from engines.errors import InputError, ToolkitError
+
+
+def sibling(source: Path, suffix: str) -> Path:
+    """The path beside ``source`` with its last suffix replaced: ``model.onnx`` → ``model.fp16.onnx``."""
+    return source.with_name(source.name.removesuffix(source.suffix) + suffix)
+
+
+def check_replace(path: Path, source: str | None, origin_of: Callable[[Path], str | None], *, force: bool) -> None:
+    """Refuse to replace a file that was made from something else.
+
+    Args:
+        path: the output that is about to be written.
+        source: the digest of what the new output is made from.
+        origin_of: reads the same digest out of an existing output; None when it carries none.
+        force: replace it whatever it is.
+
+    Raises:
+        InputError: ``path`` exists, wasn't derived from ``source``, and ``force`` is not given.
+    """
+    if path.is_dir():
+        raise InputError(f"'{path}' is a folder", "choose another --output")
+    if force or not path.exists():
+        return
+    try:
+        existing = origin_of(path)
+    except (ToolkitError, json.JSONDecodeError, UnicodeDecodeError):
+        existing = None
+    if existing is None or existing != source:
+        raise InputError(
+            f"'{path}' exists and was not made from this source", "give --force to replace it, or another --output"
+        )
