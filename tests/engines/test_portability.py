@@ -1,0 +1,164 @@
+"""Reasons not to run an engine, told before a library sees it, with the command that mends them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engines.errors import EngineFormatError, EngineMismatchError, MissingLibraryError, ToolkitError
+from engines.passport import Passport, passport_path
+from engines.portability import reasons_not_to_run, require_runnable
+from tests.engines.test_header import rtx_plan, tensorrt_plan
+from tests.engines.test_passport import COMMAND, engine_in, full_passport
+
+HERE = {"compute_capability": "8.9", "installed": "1.7.1.116", "platform": "linux-x86_64"}
+
+
+def rtx_engine(folder: Path, **facts: object) -> Path:
+    engine = engine_in(folder)
+    replace(full_passport(engine), **facts).write(passport_path(engine))  # type: ignore[arg-type]
+    return engine
+
+
+def tensorrt_engine(folder: Path, **facts: object) -> Path:
+    engine = folder / "model.fp16.engine"
+    engine.write_bytes(tensorrt_plan())
+    passport = Passport.of(
+        engine,
+        backend="tensorrt",
+        precision="fp16",
+        command="toolkit build-engine model.onnx --fp16",
+        compute_capabilities=("8.9",),
+        platform="linux-x86_64",
+    )
+    replace(passport, **facts).write(passport_path(engine))  # type: ignore[arg-type]
+    return engine
+
+
+def only(reasons: list[ToolkitError]) -> ToolkitError:
+    assert len(reasons) == 1, reasons
+    return reasons[0]
+
+
+def test_an_engine_that_fits_has_no_reasons_against_it(tmp_path: Path) -> None:
+    assert reasons_not_to_run(rtx_engine(tmp_path), **HERE) == []  # type: ignore[arg-type]
+    require_runnable(rtx_engine(tmp_path), **HERE)
+
+
+def test_another_release_of_rtx_means_a_rebuild_with_the_very_command(tmp_path: Path) -> None:
+    reason = only(reasons_not_to_run(rtx_engine(tmp_path), compute_capability="8.9", installed="1.8.0.20"))
+    assert isinstance(reason, EngineMismatchError)
+    assert "built by TensorRT for RTX 1.7.1.116, and TensorRT for RTX 1.8.0.20 is installed" in reason.cause
+    assert reason.remedy.endswith(COMMAND)
+
+
+def test_a_gpu_outside_the_list_means_a_rebuild_for_it(tmp_path: Path) -> None:
+    reason = only(reasons_not_to_run(rtx_engine(tmp_path), compute_capability="8.6", installed="1.7.1"))
+    assert "compute capability 8.9, 12.0, and this GPU has 8.6" in reason.cause
+    assert reason.remedy.endswith(f"{COMMAND} --compute-capability 8.6")
+
+
+@pytest.mark.parametrize("form", ["--compute-capability 8.9 --compute-capability 12.0", "--compute-capability=8.9"])
+def test_the_rebuild_command_names_the_new_gpu_only(tmp_path: Path, form: str) -> None:
+    engine = rtx_engine(tmp_path, command=f"toolkit build-engine 'my model.onnx' {form} --fp16")
+    reason = only(reasons_not_to_run(engine, compute_capability="8.6", installed="1.7.1"))
+    assert reason.remedy.endswith("toolkit build-engine 'my model.onnx' --fp16 --compute-capability 8.6")
+
+
+def test_a_data_centre_gpu_is_sent_to_tensorrt(tmp_path: Path) -> None:
+    reason = only(reasons_not_to_run(rtx_engine(tmp_path), compute_capability="9.0", installed="1.7.1"))
+    assert "--backend tensorrt" in reason.remedy
+    assert "9.0" not in reason.remedy
+
+
+def test_the_header_counts_where_there_is_no_passport(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path, rtx_plan(mask=0x8))
+    assert reasons_not_to_run(engine, **HERE) == []  # type: ignore[arg-type]
+    reason = only(reasons_not_to_run(engine, compute_capability="12.0", installed="1.7.1"))
+    assert "--backend tensorrt-rtx --compute-capability 12.0" in reason.remedy
+
+
+def test_a_changed_engine_is_told_from_the_one_its_passport_describes(tmp_path: Path) -> None:
+    engine = rtx_engine(tmp_path)
+    data = bytearray(engine.read_bytes())
+    data[150] ^= 1
+    engine.write_bytes(data)
+    reason = only(reasons_not_to_run(engine, **HERE))  # type: ignore[arg-type]
+    assert isinstance(reason, EngineFormatError)
+    assert "digests differ" in reason.cause
+    assert reasons_not_to_run(engine, digest=False, **HERE) == []  # type: ignore[arg-type]
+
+
+def test_a_truncated_tensorrt_engine_shows_by_its_passport(tmp_path: Path) -> None:
+    engine = tensorrt_engine(tmp_path)
+    engine.write_bytes(engine.read_bytes()[:200])
+    reason = reasons_not_to_run(engine, installed="10.13.3.9", platform="linux-x86_64")[0]
+    assert isinstance(reason, EngineFormatError)
+    assert "has 200 bytes, and its passport says 300" in reason.cause
+
+
+def test_a_passport_of_another_kind_of_engine_is_refused(tmp_path: Path) -> None:
+    engine = rtx_engine(tmp_path, backend="tensorrt")
+    assert "its passport is for tensorrt" in reasons_not_to_run(engine, **HERE)[0].cause  # type: ignore[arg-type]
+
+
+def test_garbage_is_the_only_reason_given(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path, b"garbage" * 20)
+    assert isinstance(only(reasons_not_to_run(engine)), EngineFormatError)
+    with pytest.raises(EngineFormatError):
+        require_runnable(engine)
+
+
+def test_a_missing_library_is_named_with_its_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.portability.library_version", lambda _: None)
+    reason = only(reasons_not_to_run(rtx_engine(tmp_path), compute_capability="8.9"))
+    assert isinstance(reason, MissingLibraryError)
+    assert reason.remedy == "pip install 'onnx-tensorrt-toolkit[tensorrt-rtx]'"
+
+
+@pytest.mark.parametrize("installed", ["10.16.1.11", "10.12.0.1", "11.4.0.106"])
+def test_a_tensorrt_plan_runs_on_its_own_version(tmp_path: Path, installed: str) -> None:
+    engine = tensorrt_engine(tmp_path)
+    assert reasons_not_to_run(engine, installed="10.13.3.9", platform="linux-x86_64") == []
+    reason = only(reasons_not_to_run(engine, installed=installed, platform="linux-x86_64"))
+    assert f"TensorRT {installed} is installed" in reason.cause
+
+
+@pytest.mark.parametrize(("installed", "runs"), [("10.16.1.11", True), ("10.12.0.1", False), ("11.4.0.106", False)])
+@pytest.mark.parametrize("has_passport", [True, False])
+def test_a_version_compatible_plan_runs_on_later_releases(
+    tmp_path: Path, installed: str, runs: bool, has_passport: bool
+) -> None:
+    engine = tensorrt_engine(tmp_path, options={"version_compatible": True})
+    if not has_passport:  # only the library can tell whether a foreign plan is compatible
+        passport_path(engine).unlink()
+    assert (reasons_not_to_run(engine, installed=installed, platform="linux-x86_64") == []) is runs
+
+
+def test_a_tensorrt_plan_stays_on_its_platform_and_gpu(tmp_path: Path) -> None:
+    engine = tensorrt_engine(tmp_path)
+    reason = only(reasons_not_to_run(engine, installed="10.13.3.9", platform="linux-aarch64"))
+    assert "built on linux-x86_64, and this is linux-aarch64" in reason.cause
+    reason = only(
+        reasons_not_to_run(engine, installed="10.13.3.9", platform="linux-x86_64", compute_capability="9.0")
+    )
+    assert reason.remedy == "rebuild it on this machine: toolkit build-engine model.onnx --fp16"
+
+
+@pytest.mark.parametrize(("capability", "runs"), [("12.0", True), ("8.0", True), ("7.5", False)])
+def test_a_hardware_compatible_plan_runs_on_other_gpus(tmp_path: Path, capability: str, runs: bool) -> None:
+    engine = tensorrt_engine(tmp_path, options={"hardware_compatibility": "ampere_plus"})
+    reasons = reasons_not_to_run(
+        engine, installed="10.13.3.9", platform="linux-x86_64", compute_capability=capability
+    )
+    assert (reasons == []) is runs
+
+
+def test_a_graph_for_onnx_runtime_is_held_against_its_passport(tmp_path: Path) -> None:
+    graph = tmp_path / "model.fp16.onnx"
+    graph.write_bytes(b"\x08\x0a:")
+    assert reasons_not_to_run(graph) == []
+    Passport.of(graph, backend="onnxruntime", precision="fp16", command="toolkit export").write(passport_path(graph))
+    assert reasons_not_to_run(graph) == []
+    graph.write_bytes(b"\x08\x0b:")
+    assert "digests differ" in only(reasons_not_to_run(graph)).cause
