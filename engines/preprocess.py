@@ -7,7 +7,7 @@ the network sees. A graph exported with ``--uint8-input`` does the second half i
 """
 
 import io
-import warnings
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +21,6 @@ from engines.files import digest_bytes
 from engines.optional import require
 
 if TYPE_CHECKING:
-    import os
-
     from PIL.Image import Image
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image"
@@ -159,9 +157,13 @@ class Preprocess:
             ) from error
 
     def _convert(self, image: "Image") -> "Image":
-        if image.mode in {"I;16", "I;16L", "I;16B", "I"}:  # 16-bit greyscale: keep the high byte
+        if image.mode == "F":
+            raise DataError(
+                "a picture of floating-point values has no scale to display it in", "convert it to 8 bits"
+            )
+        if image.mode in {"I;16", "I;16L", "I;16B", "I;16N", "I"}:  # 16-bit greyscale: keep the high byte
             image = _from_array((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-        if image.mode in {"LA", "PA", "RGBA", "RGBa", "P"} and (image.mode != "P" or "transparency" in image.info):
+        if image.mode in {"LA", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
             image = image.convert("RGBA")
             module = require("PIL.Image", "Decoding images", "data")
             white = module.new("RGBA", image.size, (255, 255, 255, 255))
@@ -175,29 +177,35 @@ def open_image(image: ImageLike) -> "Image":
     Raises:
         DataError: it is damaged, larger than :data:`MAX_PIXELS`, or no image at all.
     """
-    module = require("PIL.Image", "Decoding images", "data")
     if isinstance(image, np.ndarray):
         return _from_array(image)
+    module = require("PIL.Image", "Decoding images", "data")
     if isinstance(image, module.Image):
-        pil: Image = image
-        name = "the image"
-    else:
-        name = "the image" if isinstance(image, bytes) else f"'{image}'"
-        source: Any = io.BytesIO(image) if isinstance(image, bytes) else Path(image)  # type: ignore[arg-type]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # size is checked below; metadata warnings don't matter here
-                pil = module.open(source)
-        except (OSError, ValueError, SyntaxError, module.DecompressionBombError) as error:
-            raise _damaged(name, error) from error
+        return _decode(image, "the image")
+    if not isinstance(image, str | bytes | os.PathLike):
+        raise DataError(
+            f"a {type(image).__name__} is not an image", "give a path, encoded bytes, a PIL image or a uint8 array"
+        )
+    name = "the image" if isinstance(image, bytes) else f"'{os.fspath(image)}'"
+    try:
+        with module.open(io.BytesIO(image) if isinstance(image, bytes) else Path(image)) as pil:
+            return _decode(pil, name)
+    except (OSError, ValueError, SyntaxError, Warning, module.DecompressionBombError) as error:
+        raise _damaged(name, error) from error
+
+
+def _decode(pil: "Image", name: str) -> "Image":
+    """The picture's first frame, decoded, upright, and independent of the file.
+
+    Pillow's warnings are left alone: suppressing them changes the filters of the whole process, which
+    goes wrong when several threads decode.
+    """
     if pil.width * pil.height > MAX_PIXELS:
         raise DataError(f"{name} is too large: {pil.width}x{pil.height} pixels", "shrink it before")
     ops = require("PIL.ImageOps", "Decoding images", "data")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pil.load()
-            upright: Image = ops.exif_transpose(pil) or pil
+        pil.load()
+        upright: Image = ops.exif_transpose(pil)
     except Exception as error:  # decoders raise what they like on damaged data: struct.error, EOFError, ...
         raise _damaged(name, error) from error
     return upright
