@@ -1,0 +1,199 @@
+"""CUDA without torch: a device, its streams and events, staged tensors and graphs, over cuda-core."""
+
+import ctypes
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.errors import RunError, ToolkitError, UnsupportedError
+from engines.nvidia_wheels import has_nvidia_driver
+from engines.optional import require
+from engines.tensors import Array
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+API = {
+    "Device": ("set_current", "create_stream", "create_event", "allocate", "name", "compute_capability"),
+    "Stream": ("handle", "record", "sync", "close", "create_graph_builder"),
+    "Event": ("__sub__", "close"),
+    "EventOptions": ("timing_enabled",),
+    "Buffer": ("handle", "copy_to", "close", "from_handle"),
+    "LegacyPinnedMemoryResource": ("allocate",),
+    "graph.GraphBuilder": ("begin_building", "end_building", "complete", "close", "stream"),
+    "graph.Graph": ("launch", "close"),
+}
+"""What is used of ``cuda.core``. A release that lacks any of it is refused by name, before it fails half-way."""
+
+
+def cuda_core() -> Any:
+    """The module ``cuda.core``.
+
+    Raises:
+        MissingLibraryError: it isn't installed.
+        UnsupportedError: it is too old.
+    """
+    core = require("cuda.core", "Running on a GPU", "tensorrt")
+    if missing := missing_names(core):
+        raise UnsupportedError(
+            f"cuda-core {getattr(core, '__version__', '')} lacks {missing[0]}", "pip install -U 'cuda-core>=1.0'"
+        )
+    return core
+
+
+def missing_names(core: Any) -> list[str]:
+    """The names of :data:`API` that a ``cuda.core`` doesn't have."""
+    missing = []
+    for path, members in API.items():
+        owner = core
+        for part in path.split("."):
+            owner = getattr(owner, part, None)
+        missing += [f"{path}.{member}" for member in members if owner is None or not hasattr(owner, member)]
+    return missing
+
+
+class CudaDevice:
+    """One GPU, made current in the thread that opens it.
+
+    Args:
+        index: its number as CUDA counts (``CUDA_VISIBLE_DEVICES`` applies).
+
+    Raises:
+        UnsupportedError: there is no driver or no such device, or cuda-core is missing or too old.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._core = cuda_core()
+        self.index = index
+        if not has_nvidia_driver():
+            raise UnsupportedError(
+                "a TensorRT engine runs on an NVIDIA GPU, and this machine has none, or no driver for it",
+                "install the driver, or run an .onnx graph with --device cpu",
+            )
+        try:
+            self._device = self._core.Device(index)
+            self._device.set_current()
+            self.name = str(self._device.name)
+            capability = self._device.compute_capability
+            self.compute_capability = f"{capability.major}.{capability.minor}"
+        except Exception as error:  # cuda-core raises what the driver's absence makes of it
+            raise UnsupportedError(
+                f"CUDA device {index} can't be used: {' '.join(str(error).split())}",
+                "run `toolkit doctor`, or use --device cpu with an .onnx graph",
+            ) from error
+
+    def make_current(self) -> None:
+        """Make this device the calling thread's; a session may move from one thread to another."""
+        # cuda-core keeps its devices by thread.
+        device = self._core.Device(self.index)
+        device.set_current()
+
+    def stream(self) -> Any:
+        """A new stream that doesn't wait for the default stream."""
+        return self._device.create_stream()
+
+    def timer(self) -> Any:
+        """A new event that records the time; two of them subtract to milliseconds."""
+        return self._device.create_event(options=self._core.EventOptions(timing_enabled=True))
+
+    def pinned(self, nbytes: int) -> Any:
+        """A buffer in page-locked host memory."""
+        return self._core.LegacyPinnedMemoryResource().allocate(nbytes)
+
+    def memory(self, nbytes: int, stream: Any) -> Any:
+        """A buffer on the device, allocated in the order of ``stream``."""
+        return self._device.allocate(nbytes, stream=stream)
+
+    def part(self, buffer: Any, nbytes: int) -> Any:
+        """The first ``nbytes`` of a buffer, as a buffer that keeps it alive; copies take whole buffers."""
+        return self._core.Buffer.from_handle(int(buffer.handle), nbytes, owner=buffer)
+
+
+class StagedTensor:
+    """A tensor's two homes: page-locked memory on the host, and memory on the device.
+
+    Both are allocated once, for the largest shape; a smaller batch uses the beginning.
+
+    Args:
+        device: where.
+        nbytes: bytes of the largest shape.
+        stream: orders the allocation.
+    """
+
+    def __init__(self, device: CudaDevice, nbytes: int, stream: Any) -> None:
+        size = max(nbytes, 1)
+        self._gpu = device
+        self._pinned = device.pinned(size)
+        self._memory = device.memory(size, stream)
+        # numpy sees the pinned memory through its address, and doesn't own it.
+        raw = (ctypes.c_uint8 * size).from_address(int(self._pinned.handle))
+        self._bytes: NDArray[np.uint8] | None = np.frombuffer(memoryview(raw).cast("B"), np.uint8)
+        self._parts: dict[int, tuple[Any, Any]] = {size: (self._pinned, self._memory)}
+
+    @property
+    def address(self) -> int:
+        """The device memory's address."""
+        return int(self._memory.handle)
+
+    def host(self, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> Array:
+        """The host memory as an array; valid until the tensor is closed, and changed by the next copy."""
+        if self._bytes is None:
+            raise RunError("the tensor's buffers are closed", "open the engine again")
+        count = int(np.prod(shape)) * dtype.itemsize
+        return self._bytes[:count].view(dtype).reshape(shape)
+
+    def to_device(self, nbytes: int, stream: Any) -> None:
+        """Copy the first bytes host to device, in the order of ``stream``."""
+        pinned, memory = self._part(nbytes)
+        pinned.copy_to(memory, stream=stream)
+
+    def to_host(self, nbytes: int, stream: Any) -> None:
+        """Copy the first bytes device to host, in the order of ``stream``."""
+        pinned, memory = self._part(nbytes)
+        memory.copy_to(pinned, stream=stream)
+
+    def close(self, stream: Any) -> None:
+        """Give both memories back; the tensor must not be in use."""
+        self._bytes = None
+        for nbytes in list(self._parts):
+            self._parts.pop(nbytes)
+        self._memory.close(stream)
+        self._pinned.close()
+
+    def _part(self, nbytes: int) -> tuple[Any, Any]:
+        if nbytes not in self._parts:
+            self._parts[nbytes] = (self._gpu.part(self._pinned, nbytes), self._gpu.part(self._memory, nbytes))
+        return self._parts[nbytes]
+
+
+def capture(stream: Any, enqueue: Callable[[int], bool]) -> Any:
+    """Record what ``enqueue`` puts on a stream as a CUDA graph.
+
+    Args:
+        stream: a stream with nothing under way.
+        enqueue: puts work on the stream whose handle it is given; answers whether it could.
+
+    Returns:
+        The graph, to be launched with ``graph.launch(stream)``.
+
+    Raises:
+        RunError: the work can't be captured.
+    """
+    builder = stream.create_graph_builder()
+    try:
+        # Other threads keep allocating and launching while this one captures.
+        builder.begin_building(mode="thread_local")
+        try:
+            accepted = enqueue(int(builder.stream.handle))
+        finally:
+            builder.end_building()
+        if not accepted:
+            raise RunError("the engine refused to be captured as a CUDA graph", "open it with graphs=False")
+        return builder.complete()
+    except ToolkitError:
+        raise
+    except Exception as error:
+        raise RunError(f"capturing a CUDA graph failed: {error}", "open the engine with graphs=False") from error
+    finally:
+        builder.close()

@@ -1,0 +1,100 @@
+"""Which backend runs a file, and opening it there."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from engines.errors import EngineFormatError, InputError, UnsupportedError
+from engines.files import unreadable
+from engines.header import plan_kind, read_header
+from engines.sessions.base import Session
+
+BACKENDS = {
+    "onnxruntime": "engines.sessions.onnxruntime:OnnxRuntimeSession",
+    "torch": "engines.sessions.torch:TorchSession",
+    "tensorrt": "engines.sessions.tensorrt:TensorRTSession",
+    "tensorrt-rtx": "engines.sessions.tensorrt_rtx:RtxSession",
+    "fake": "engines.sessions.fake:FakeSession",
+}
+"""Name → where its session class is."""
+
+_MODULES = {
+    "torch": "a checkpoint becomes a session through toolkit.load(), which builds its network first",
+    "fake": "the fake session is constructed directly: engines.sessions.fake.FakeSession()",
+}
+_CHECKPOINTS = {".pt", ".pth", ".pkl", ".ckpt"}
+
+
+def backend_of(path: Path | str) -> str:
+    """The name of the backend that runs the file at ``path``.
+
+    A plan is told by its content, a graph and a checkpoint by the suffix.
+
+    Raises:
+        InputError: the file can't be read.
+        EngineFormatError: it is nothing that a backend runs.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if kind := plan_kind(start):
+        return kind
+    if path.suffix == ".onnx":
+        return "onnxruntime"
+    if path.suffix in _CHECKPOINTS:
+        return "torch"
+    if path.suffix == ".json":
+        raise EngineFormatError(f"'{path}' is not an engine", "give the graph or engine that it belongs to")
+    return read_header(path).kind  # raises, and says what the file looks like instead
+
+
+def backend_class(name: str) -> Any:
+    """The session class of a backend, imported now.
+
+    Raises:
+        InputError: there is no such backend.
+    """
+    if name not in BACKENDS:
+        raise _no_backend(name)
+    module, _, attribute = BACKENDS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def open_session(
+    path: Path | str, *, backend: str = "auto", device: str = "auto", threads: int | None = None
+) -> Session:
+    """Load the graph or engine at ``path`` on a device.
+
+    Args:
+        path: an ``.onnx`` graph or a TensorRT plan. A plan's header and passport are checked before its
+            library sees it.
+        backend: a key of :data:`BACKENDS`, or "auto": the one that the file is made for.
+        device: "cpu", "cuda:N", or "auto". ``info`` of the session says what it became.
+        threads: CPU threads, for a backend that runs on the CPU; None for its own default.
+
+    Raises:
+        InputError: the file can't be read, or an option doesn't apply to it.
+        GraphError, EngineFormatError: the file is damaged.
+        UnsupportedError: this machine can't run it, or a library is missing.
+    """
+    path = Path(path)
+    found = backend_of(path)
+    if backend == "auto":
+        backend = found
+    if backend not in BACKENDS:
+        raise _no_backend(backend)
+    if backend in _MODULES:
+        raise UnsupportedError(f"the backend '{backend}' doesn't open files", _MODULES[backend])
+    if backend != found:
+        raise InputError(
+            f"'{path}' is made for the backend '{found}', not for '{backend}'", f"use --backend {found} or auto"
+        )
+    session: Session = backend_class(backend)(path, device=device, threads=threads)
+    return session
+
+
+def _no_backend(name: str) -> InputError:
+    return InputError(f"there is no backend '{name}'", f"backends are auto, {', '.join(BACKENDS)}")

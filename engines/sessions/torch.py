@@ -1,0 +1,141 @@
+"""A PyTorch module as a session: the reference that everything else is compared with."""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.errors import InputError, RunError, UnsupportedError
+from engines.metadata import ModelMetadata
+from engines.optional import require
+from engines.sessions.base import SessionInfo, StageTimes
+from engines.sessions.owned import OwnedSession, device_index, plain
+from engines.tensors import Array, Feeds, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TorchSession(OwnedSession):
+    """Runs an ``nn.Module`` in eager mode.
+
+    Args:
+        module: maps [batch, channels, height, width] to logits [batch, classes]; it is put into
+            evaluation mode and moved to the device.
+        metadata: its labels and preprocessing; with ``uint8_input`` the session takes NHWC pixels and
+            normalises them on the device as an exported graph does.
+        device: "cpu", "cuda:N", or "auto": CUDA where PyTorch has it, else the CPU.
+        threads: the CPU threads that PyTorch uses; the setting is PyTorch's and holds for the process.
+
+    Raises:
+        UnsupportedError: PyTorch has no such device.
+        InputError: the device's name or the number of threads makes no sense.
+    """
+
+    def __init__(
+        self,
+        module: "torch.nn.Module",
+        metadata: ModelMetadata,
+        device: str = "auto",
+        *,
+        threads: int | None = None,
+    ) -> None:
+        library: Any = require("torch", "Running a PyTorch model", "export")
+        self._torch = library
+        if threads is not None:
+            if threads < 1:
+                raise InputError(f"{threads} threads make no sense", "give at least 1")
+            library.set_num_threads(threads)
+        self._device = library.device(_choose(library, device))
+        self._module: torch.nn.Module | None = module.eval().to(self._device)
+        floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+        self._dtype = next(floats, library.float32)
+        spec = metadata.preprocess
+        if metadata.uint8_input:
+            scale, shift = spec.affine()
+            self._scale = library.from_numpy(scale).to(self._device).view(1, -1, 1, 1)
+            self._shift = library.from_numpy(shift).to(self._device).view(1, -1, 1, 1)
+            given = TensorSpec("input", "uint8", ("batch", spec.height, spec.width, spec.channels))
+        else:
+            given = TensorSpec("input", "float32", ("batch", spec.channels, spec.height, spec.width))
+        self._pixels = metadata.uint8_input
+        self._times: StageTimes | None = None
+        info = SessionInfo("torch", str(self._device), "eager", {"torch": str(library.__version__)})
+        super().__init__(
+            (given,), (TensorSpec("logits", "float32", ("batch", len(metadata.labels))),), metadata, info
+        )
+
+    def stage_times(self) -> StageTimes | None:
+        """Times of the last run on CUDA; None on the CPU."""
+        return self._times
+
+    def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
+        torch, module = self._torch, self._module
+        assert module is not None, "run() has checked that the session is open"  # noqa: S101
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)] if self._device.type == "cuda" else []
+        try:
+            with torch.inference_mode():
+                self._mark(marks, 0)
+                # from_numpy shares memory and wants it writable: a read-only array is copied.
+                array = plain(feeds["input"])
+                host = torch.from_numpy(array if array.flags.writeable else array.copy())
+                value = host.to(self._device)
+                self._mark(marks, 1)
+                if self._pixels:
+                    value = value.permute(0, 3, 1, 2).float() * self._scale + self._shift
+                logits = module(value.to(self._dtype)).float()
+                self._mark(marks, 2)
+                # A module may answer with a view of its own state, or of the input: the copy is the caller's.
+                answer = np.array(logits.cpu().numpy())
+                self._mark(marks, 3)
+        except RuntimeError as error:
+            raise RunError(f"PyTorch failed on a batch of {batch}: {_first_line(error)}", _remedy(error)) from error
+        if marks:
+            marks[3].synchronize()
+            copy_in, device, copy_out = (a.elapsed_time(b) / 1e3 for a, b in pairwise(marks))
+            self._times = StageTimes(copy_in, device, copy_out)
+        expected = (batch, len(self._metadata.labels) if self._metadata else 0)
+        if answer.shape != expected:
+            raise RunError(
+                f"the module answers {list(answer.shape)}, its metadata promises {list(expected)}",
+                "load the checkpoint with the right number of classes",
+            )
+        return {"logits": answer}
+
+    def _mark(self, marks: list[Any], index: int) -> None:
+        if marks:
+            marks[index].record(self._torch.cuda.current_stream(self._device))
+
+    def _release(self) -> None:
+        self._module = None
+
+
+def _choose(torch: Any, device: str) -> str:
+    if device == "cpu":
+        return device
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    index = device_index(device)
+    if not torch.cuda.is_available():
+        build = torch.version.cuda
+        reason = "finds no NVIDIA GPU" if build else "is a build without CUDA"
+        raise UnsupportedError(
+            f"device '{device}' was asked for, but the installed PyTorch {torch.__version__} {reason}",
+            "use --device cpu, or run `toolkit doctor` on what is missing",
+        )
+    if index >= torch.cuda.device_count():
+        raise UnsupportedError(
+            f"device '{device}' was asked for, but there are {torch.cuda.device_count()} CUDA devices",
+            f"use cuda:0 to cuda:{torch.cuda.device_count() - 1}",
+        )
+    return f"cuda:{index}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
+
+
+def _remedy(error: Exception) -> str:
+    if "memory" in str(error):
+        return "use a smaller batch"
+    return "check that the module fits its metadata (input size, channels)"
