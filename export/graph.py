@@ -1,0 +1,310 @@
+"""The one ONNX helper: load, check and save graphs, and the digest of their weights.
+
+Its parts that have a file of their own are here too: properties, structure, layer types.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from engines.errors import GraphError
+from engines.files import atomic_file, unreadable
+from engines.metadata import ModelMetadata
+from engines.tensors import TensorSpec
+from export.layers import GraphLayer, layer_types
+from export.onnxlib import onnx
+from export.passes.module_names import module_of
+from export.properties import (
+    DERIVED_KEY,
+    VERIFICATION_KEY,
+    Derived,
+    get_property,
+    read_derived,
+    read_metadata,
+    read_verification,
+    set_property,
+    write_derived,
+    write_metadata,
+)
+from export.structure import (
+    all_tensors,
+    attribute,
+    consumers,
+    initializers,
+    light_copy,
+    producers,
+    remove_unused,
+    tensor_bytes,
+    tensor_specs,
+    topological_sort,
+    unique,
+    value_spec,
+)
+
+__all__ = [
+    "DERIVED_KEY",
+    "INLINE_LIMIT",
+    "MAX_OPSET",
+    "MIN_OPSET",
+    "VERIFICATION_KEY",
+    "Derived",
+    "GraphLayer",
+    "attribute",
+    "check_graph",
+    "check_opset",
+    "consumers",
+    "get_property",
+    "initializers",
+    "inputs",
+    "layer_types",
+    "load_graph",
+    "module_of",
+    "outputs",
+    "peek_metadata",
+    "producers",
+    "read_derived",
+    "read_metadata",
+    "read_verification",
+    "remove_unused",
+    "save_graph",
+    "set_property",
+    "tensor_specs",
+    "topological_sort",
+    "unique",
+    "weight_bytes",
+    "weights_digest",
+    "write_derived",
+    "write_metadata",
+]
+
+MIN_OPSET = 13
+"""The oldest opset that is read: the first with per-channel Q/DQ."""
+
+MAX_OPSET = min(26, onnx.defs.onnx_opset_version())
+"""The newest opset that is read: what ONNX Runtime 1.31 runs, or less with an older onnx."""
+
+INLINE_LIMIT = 2**31 - 2**20
+"""Graphs with more bytes of weights keep them in a file beside the graph (protobuf's limit is 2 GiB)."""
+
+
+def load_graph(path: Path | str) -> onnx.ModelProto:
+    """Load an ONNX file with its external weights, and check all that can be checked before it runs.
+
+    Raises:
+        InputError: the file is missing or can't be read.
+        GraphError: it is empty, damaged, no ONNX, of an unsupported opset, without outputs, invalid,
+            or a file of external weights is missing or too short.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not data:
+        raise GraphError(f"'{path}' is empty", "export the model again")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception as error:  # protobuf implementations raise different classes
+        raise GraphError(f"'{path}' is damaged, or not an ONNX file: {error}", "export the model again") from error
+    size = len(data)
+    del data
+    if not model.ir_version or not model.opset_import or not model.HasField("graph"):
+        raise GraphError(f"'{path}' is not an ONNX model, or was cut short", "export the model again")
+    if any(isinstance(text, bytes) for text in _texts(model)):  # protobuf's answer to broken UTF-8
+        raise GraphError(f"'{path}' is damaged: names in it are no text", "export the model again")
+    check_opset(model, f"'{path}'")
+    if not model.graph.output or not model.graph.node:
+        raise GraphError(f"'{path}' has no outputs or no nodes", "export the model again")
+    _load_external(model, path)
+    check_graph(model, f"'{path}'", path if size < INLINE_LIMIT else None)
+    return model
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[str]:
+    """Every name and property in the graph."""
+    for item in model.metadata_props:
+        yield from (item.key, item.value)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        yield value.name
+    for node in model.graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (item.name for item in node.attribute)
+
+
+def check_opset(model: onnx.ModelProto, name: str) -> int:
+    """The graph's ONNX opset.
+
+    Raises:
+        GraphError: it is older or newer than what is supported; both are named.
+    """
+    found = next((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), None)
+    if found is None or not MIN_OPSET <= found <= MAX_OPSET:
+        shown = "no ONNX opset" if found is None else f"opset {found}"
+        raise GraphError(
+            f"{name} uses {shown}; opsets {MIN_OPSET} to {MAX_OPSET} are supported",
+            "export the model again with --opset 20",
+        )
+    return int(found)
+
+
+def check_graph(model: onnx.ModelProto, name: str = "the graph", path: Path | None = None) -> None:
+    """Check a graph's validity, types and shapes.
+
+    Args:
+        model: the graph.
+        name: how errors call it.
+        path: a file with the same graph, which is checked without another copy in memory.
+
+    Raises:
+        GraphError: it isn't valid; the reason is onnx's.
+    """
+    try:
+        if path is not None:
+            onnx.checker.check_model(str(path), full_check=False)
+        elif weight_bytes(model) < INLINE_LIMIT:
+            onnx.checker.check_model(model, full_check=False)
+        onnx.shape_inference.infer_shapes(light_copy(model), check_type=True, strict_mode=True)
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,  # an element type that no onnx knows
+    ) as error:
+        reason = str(error).split("==> Context:")[0]
+        raise GraphError(f"{name} is not a valid ONNX graph: {reason}", "export the model again") from error
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all constants."""
+    return sum(tensor_bytes(tensor) for tensor in all_tensors(model.graph))
+
+
+def _load_external(model: onnx.ModelProto, path: Path) -> None:
+    """Read external weights, each checked to lie beside the graph and to be long enough."""
+    folder = path.parent.resolve()
+    for tensor in all_tensors(model.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entry = {item.key: item.value for item in tensor.external_data}
+        file = (folder / entry.get("location", "")).resolve()
+        if not file.is_relative_to(folder):
+            raise GraphError(
+                f"'{path}' keeps weight '{tensor.name}' outside its folder ('{entry.get('location')}')",
+                "put the graph and its weights into one folder",
+            )
+        if not file.is_file():
+            raise GraphError(
+                f"'{path}' needs the file of weights '{entry.get('location')}', which is not beside it",
+                "copy that file beside the graph, or export the model again",
+            )
+        try:
+            offset = int(entry.get("offset", 0))
+            length = int(entry["length"]) if "length" in entry else file.stat().st_size - offset
+            if offset < 0 or length < 0 or offset + length > file.stat().st_size:
+                raise ValueError(f"'{file.name}' is too short for weight '{tensor.name}'")
+            with file.open("rb") as source:
+                source.seek(offset)
+                tensor.raw_data = source.read(length)
+        except ValueError as error:
+            raise GraphError(f"the weights of '{path}' are damaged: {error}", "export the model again") from error
+        except OSError as error:
+            raise unreadable(file, error) from error
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def save_graph(model: onnx.ModelProto, path: Path | str, *, inline_limit: int = INLINE_LIMIT) -> None:
+    """Write a graph whole or not at all; weights beyond ``inline_limit`` bytes go into a file beside it.
+
+    That file is named by its content, so that the graph that is replaced keeps its own weights until
+    the new graph is in place; then its file is removed.
+
+    Raises:
+        InputError: the folder is missing or not writable, or the disk is full.
+    """
+    path = Path(path)
+    before = _external_files(path)
+    if weight_bytes(model) > inline_limit:
+        model = _externalise(model, path)
+    with atomic_file(path) as file:
+        file.write(model.SerializeToString())
+    for name in before - _external_files(path):
+        if name.startswith(f"{path.name}.") and name.endswith(".data"):
+            (path.parent / name).unlink(missing_ok=True)
+
+
+def _externalise(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Write the large initializers beside ``path``; give a copy of the graph that refers to them."""
+    small = light_copy(model)
+    kept = {tensor.name for tensor in small.graph.initializer}
+    moved = {tensor.name for tensor in model.graph.initializer} - kept
+    given = {value.name for value in model.graph.input}
+    for index in reversed(range(len(small.graph.input))):
+        if small.graph.input[index].name in moved - given:
+            del small.graph.input[index]
+    name = f"{path.name}.{weights_digest(model)[7:19]}.data"
+    with atomic_file(path.parent / name) as file:
+        for tensor in model.graph.initializer:
+            if tensor.name not in moved:
+                continue
+            file.write(bytes(-file.tell() % 4096))  # page-aligned, so that readers may map it
+            stub = small.graph.initializer.add(
+                name=tensor.name, data_type=tensor.data_type, data_location=onnx.TensorProto.EXTERNAL
+            )
+            stub.dims.extend(tensor.dims)
+            place = {"location": name, "offset": str(file.tell()), "length": str(len(tensor.raw_data))}
+            for key, value in place.items():
+                stub.external_data.add(key=key, value=value)
+            file.write(tensor.raw_data)
+    return small
+
+
+def _external_files(path: Path) -> set[str]:
+    """The names of the files of weights that the graph at ``path`` refers to; none for no graph."""
+    try:
+        model = onnx.load(str(path), load_external_data=False) if path.is_file() else onnx.ModelProto()
+    except Exception:  # what is there is no ONNX file, so it refers to nothing
+        return set()
+    return {
+        item.value for tensor in all_tensors(model.graph) for item in tensor.external_data if item.key == "location"
+    }
+
+
+def peek_metadata(path: Path | str) -> ModelMetadata | None:
+    """The toolkit's metadata in an ONNX file, without its external weights and without any check of the graph.
+
+    Raises:
+        InputError: the file can't be read, or the metadata is damaged.
+        GraphError: it isn't an ONNX file.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise unreadable(Path(path), error) from error
+    except Exception as error:  # protobuf implementations raise different classes
+        raise GraphError(f"'{path}' is damaged, or not an ONNX file", "export the model again") from error
+    return read_metadata(model)
+
+
+def weights_digest(model: onnx.ModelProto) -> str:
+    """``sha256:<hex>`` over every initializer's name, type, shape and values, in the order of their names."""
+    digest = hashlib.sha256()
+    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
+        data = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
+        digest.update(f"{tensor.name}\0{tensor.data_type}\0{list(tensor.dims)}\0".encode())
+        digest.update(data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def inputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    """The tensors that a caller feeds, without the initializers that old graphs list among the inputs."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return tuple(value_spec(value) for value in model.graph.input if value.name not in constants)
+
+
+def outputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    """The tensors that a caller gets."""
+    return tuple(value_spec(value) for value in model.graph.output)
