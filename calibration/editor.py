@@ -1,0 +1,241 @@
+"""Puts quantised tensors into a copy of a graph: the steps that every target's placement is written in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.onnxlib import onnx
+from export.structure import (
+    attribute,
+    initializers,
+    label,
+    names,
+    remove_unused,
+    set_attribute,
+    skeleton,
+    topological_sort,
+    unique,
+)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How an activation is quantised: ``round(x / scale) + zero_point``, saturated to its type.
+
+    Attributes:
+        scale: the step.
+        zero_point: the quantised value of 0.
+        dtype: "int8" or "uint8".
+    """
+
+    scale: float
+    zero_point: int = 0
+    dtype: str = "int8"
+
+
+class Editor:
+    """A quantised graph in the making.
+
+    Args:
+        model: the FP32 graph; it isn't changed.
+
+    Attributes:
+        graph: the new graph: the nodes of ``model`` to be rewired, and what is added to them.
+        wide: names of nodes that stay float32 where the remainder of the graph becomes half precision.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._source = model
+        self._model = skeleton(model)
+        self.graph = self._model.graph
+        self._constants = initializers(model.graph)
+        self._constants.update(
+            (node.output[0], attribute(node, "value")) for node in model.graph.node if node.op_type == "Constant"
+        )
+        self._nodes: dict[str, onnx.NodeProto] = {node.output[0]: node for node in self.graph.node}
+        for node in self.graph.node:
+            node.name = label(node)
+        self._makers = {name: node.name for node in self.graph.node for name in node.output}
+        self._taken = names(model.graph)
+        self.wide: set[str] = set()
+        self._new: dict[str, onnx.TensorProto] = {}
+        self._added: list[onnx.NodeProto] = []
+        self._stored: dict[tuple[str, Scale], list[str]] = {}
+        self._pairs: dict[tuple[str, Scale, bool], str] = {}
+        self._weights: dict[tuple[Any, ...], tuple[str, Floats]] = {}
+
+    def node(self, original: onnx.NodeProto) -> onnx.NodeProto:
+        """The copy of a node of the source graph; every copy has a name."""
+        return self._nodes[original.output[0]]
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether the source graph gives this tensor's values."""
+        return tensor in self._constants
+
+    def values(self, constant: str) -> NDArray[Any]:
+        """The values of a constant of the source graph."""
+        return np.asarray(onnx.numpy_helper.to_array(self._constants[constant]))
+
+    def pair(self, tensor: str, scale: Scale, *, wide: bool = False) -> str:
+        """QuantizeLinear and DequantizeLinear behind ``tensor``.
+
+        Args:
+            tensor: the activation.
+            scale: how it is quantised.
+            wide: the dequantised tensor stays float32 in a graph whose remainder is half (see :meth:`stay_wide`).
+
+        Returns:
+            The name of the dequantised tensor; the same one when asked again.
+        """
+        if (tensor, scale) not in self._stored:
+            step = self.constant(np.float32(scale.scale), f"{tensor}.scale")
+            zero = self.constant(np.dtype(scale.dtype).type(scale.zero_point), f"{tensor}.zero_point")
+            quantized = self._make("QuantizeLinear", [tensor, step, zero], f"{tensor}.quantized")
+            self._stored[tensor, scale] = [quantized, step, zero]
+            if self._makers.get(tensor) in self.wide:
+                self.wide.add(quantized)
+        if (tensor, scale, wide) not in self._pairs:
+            output = self._make("DequantizeLinear", self._stored[tensor, scale], f"{tensor}.dequantized")
+            self._pairs[tensor, scale, wide] = output
+            if wide:
+                self.stay_wide(output)
+        return self._pairs[tensor, scale, wide]
+
+    def stay_wide(self, node: str) -> None:
+        """Note that a node isn't to become half precision with the remainder of the graph.
+
+        What quantises its result later stays float32 too.
+        """
+        self.wide.add(node)
+
+    def weight(
+        self,
+        tensor: str,
+        axis: int,
+        *,
+        half_scales: bool = False,
+        factor: float = 1.0,
+        least: Floats | None = None,
+    ) -> tuple[str, Floats]:
+        """An int8 constant and its DequantizeLinear in place of a float weight, a symmetric scale a channel.
+
+        Args:
+            tensor: the name of the weight.
+            axis: the dimension of the output channels.
+            half_scales: use only scales that float16 holds exactly.
+            factor: multiply the weight by this before.
+            least: the smallest scale to use, a channel.
+
+        Returns:
+            The name of the dequantised tensor, and the scales, float32 [channels].
+        """
+        key = (tensor, axis, half_scales, factor, None if least is None else least.tobytes())
+        if key not in self._weights:
+            values = self.values(tensor)
+            values = values * np.float32(factor) if factor != 1.0 else values
+            stored, scales = quantise_weight(values, axis, half_scales=half_scales, least=least)
+            inputs = [
+                self.constant(stored, f"{tensor}.int8"),
+                self.constant(scales, f"{tensor}.scale"),
+                self.constant(np.zeros(scales.shape, np.int8), f"{tensor}.zero_point"),
+            ]
+            self._weights[key] = (self._make("DequantizeLinear", inputs, f"{tensor}.dequantized", axis=axis), scales)
+        return self._weights[key]
+
+    def bias(self, tensor: str, values: Floats, scales: Floats) -> str:
+        """An int32 constant and its DequantizeLinear in place of a float bias.
+
+        Args:
+            tensor: the name of the bias.
+            values: float32 [channels].
+            scales: float32 [channels]: the input's scale times the weight's.
+
+        Returns:
+            The name of the dequantised tensor.
+        """
+        limit = 2**31 - 1
+        stored = np.rint(values.astype(np.float64) / scales).clip(-limit, limit).astype(np.int32)
+        inputs = [
+            self.constant(stored, f"{tensor}.int32"),
+            self.constant(scales, f"{tensor}.scale"),
+            self.constant(np.zeros(scales.shape, np.int32), f"{tensor}.zero_point"),
+        ]
+        return self._make("DequantizeLinear", inputs, f"{tensor}.dequantized", axis=0)
+
+    def constant(self, values: Any, name: str) -> str:
+        """A new constant; returns its name, which is ``name`` unless that is taken."""
+        name = unique(name, self._taken)
+        self._new[name] = onnx.numpy_helper.from_array(np.asarray(values), name)
+        return name
+
+    def rename_input(self, node: onnx.NodeProto, old: str, new: str) -> None:
+        """Let ``node`` (one of this graph) read ``new`` wherever it read ``old``."""
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = new
+
+    def plain_gemm(self, node: onnx.NodeProto) -> tuple[float, float]:
+        """Take ``alpha`` and ``beta`` off a Gemm, to be multiplied into its weight and its bias; returns them."""
+        factors = float(attribute(node, "alpha", 1.0)), float(attribute(node, "beta", 1.0))
+        for name, factor in zip(("alpha", "beta"), factors, strict=True):
+            if factor != 1.0:
+                set_attribute(node, name, 1.0)
+        return factors
+
+    def finish(self) -> onnx.ModelProto:
+        """The graph, sorted, without constants that nothing uses any more."""
+        self.graph.node.extend(self._added)
+        used = {name for node in self.graph.node for name in node.input}
+        used.update(value.name for value in self.graph.output)
+        for name, tensor in initializers(self._source.graph).items():
+            if name in used:
+                self.graph.initializer.add().CopyFrom(tensor)
+        self.graph.initializer.extend(self._new.values())
+        topological_sort(self.graph)
+        remove_unused(self.graph)
+        del self.graph.value_info[:]
+        return self._model
+
+    def _make(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        output = unique(output, self._taken)
+        self._added.append(onnx.helper.make_node(op, inputs, [output], output, **attributes))
+        return output
+
+
+def quantise_weight(
+    values: Floats, axis: int, *, half_scales: bool = False, least: Floats | None = None
+) -> tuple[NDArray[np.int8], Floats]:
+    """Symmetric int8 weights, a scale a channel: ``round(w / scale)`` with ``scale = max|w| / 127``.
+
+    Args:
+        values: float32 of any shape.
+        axis: the dimension of the channels.
+        half_scales: round scales up to what float16 holds.
+        least: float32 [channels]: the smallest scales to use.
+
+    Returns:
+        int8 of the same shape, and float32 [channels]. A channel of zeros has scale 1.
+    """
+    others = tuple(index for index in range(values.ndim) if index != axis)
+    scales = np.maximum(values.max(axis=others), -values.min(axis=others)).astype(np.float32) / np.float32(127)
+    if least is not None:
+        scales = np.maximum(scales, least)
+    scales[scales <= 0] = 1.0
+    if half_scales:
+        scales = half_up(scales)
+    shape = [-1 if index == axis else 1 for index in range(values.ndim)]
+    scaled = values / scales.reshape(shape)
+    return np.rint(scaled, out=scaled).clip(-127, 127).astype(np.int8), scales
+
+
+def half_up(values: Floats) -> Floats:
+    """The smallest float16 that isn't below each of ``values`` (positive), as float32; saturated at 65504."""
+    clipped = np.minimum(values, np.float32(65504))
+    rounded = clipped.astype(np.float16)
+    low = rounded.astype(np.float32) < clipped
+    rounded[low] = np.nextafter(rounded[low], np.float16(np.inf))
+    return rounded.astype(np.float32)

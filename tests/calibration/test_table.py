@@ -1,0 +1,163 @@
+"""The calibration table on disk, its staleness check, and TensorRT's calibration caches."""
+
+import json
+import struct
+
+import pytest
+
+from calibration.cache import from_tensorrt_cache, read_tensorrt_cache, to_tensorrt_cache
+from calibration.table import CalibrationTable, TensorRange, check_table
+from engines.errors import InputError, TableError
+
+TABLE = CalibrationTable(
+    {
+        "input": TensorRange(2.5, -2.5, 2.25, "input", 1200),
+        "relu 1: ü/x": TensorRange(0.1, 0.0, 7.0, "pool1", 300),
+        "dead": TensorRange(0.0, 0.0, 0.0, "dead", 300),
+    },
+    "entropy",
+    "sha256:aa",
+    "sha256:bb",
+    "sha256:cc",
+    64,
+    {"data": "digits", "classes": "10 of 10"},
+)
+
+
+def test_a_table_survives_being_written_and_read(tmp_path):
+    TABLE.write(tmp_path / "m.calibration.json")
+    assert CalibrationTable.read(tmp_path / "m.calibration.json") == TABLE
+    assert CalibrationTable.read(tmp_path / "m.calibration.json").digest() == TABLE.digest()
+
+
+def test_the_file_has_a_line_a_tensor_and_is_plain_json():
+    lines = TABLE.dumps().splitlines()
+    assert sum('"amax"' in line for line in lines) == 3
+    assert json.loads(TABLE.dumps())["ranges"]["input"]["amax"] == 2.5
+
+
+def test_its_digest_changes_with_any_range():
+    other = CalibrationTable({**TABLE.ranges, "dead": TensorRange(1.0, 0.0, 1.0)}, "entropy", "sha256:aa")
+    assert other.digest() != TABLE.digest()
+
+
+def test_its_summary_names_method_images_and_data():
+    assert TABLE.summary() == "3 ranges by entropy from 64 images of digits, 10 of 10 classes"
+
+
+def test_what_is_kept_of_a_range_holds_zero_and_nothing_that_was_never_seen():
+    assert (TABLE.ranges["input"].low, TABLE.ranges["input"].high) == (-2.5, 2.25)
+    assert (TABLE.ranges["relu 1: ü/x"].low, TABLE.ranges["relu 1: ü/x"].high) == (0.0, 0.1)
+    far = TensorRange(5.0, 3.0, 6.0)
+    assert (far.low, far.high) == (0.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"\xff\xfe\x00", "not a calibration table"),
+        (b"{", "not JSON"),
+        (b"[]", "not a calibration table"),
+        (b'{"format": "other"}', "not a calibration table"),
+        (TABLE.dumps().replace('"version": 1', '"version": 99').encode(), "version 99"),
+        (TABLE.dumps().replace('"digests"', '"digest"').encode(), "no 'digests'"),
+        (TABLE.dumps().replace('"amax": 2.5', '"amax": -2.5').encode(), "range of 'input'"),
+        (TABLE.dumps().replace('"amax": 2.5', '"amax": NaN').encode(), "range of 'input'"),
+        (TABLE.dumps().replace('"amax": 2.5', '"amax": "wide"').encode(), "damaged"),
+        (TABLE.dumps().replace('"maximum": 2.25', '"maximum": -9').encode(), "minimum of 'input'"),
+        (TABLE.dumps()[:-40].encode(), "not JSON"),
+    ],
+)
+def test_a_damaged_table_is_an_error_that_says_what_is_wrong(tmp_path, content, message):
+    path = tmp_path / "t.calibration.json"
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=message) as caught:
+        CalibrationTable.read(path)
+    assert caught.value.remedy
+
+
+def test_a_missing_table_or_a_folder_is_an_input_error(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(InputError):
+            CalibrationTable.read(path)
+
+
+def test_a_tensor_without_a_range_is_named():
+    with pytest.raises(TableError, match="'conv9'"):
+        TABLE.range_of("conv9")
+
+
+def test_a_stale_table_is_refused_with_what_changed():
+    check_table(TABLE, "sha256:aa", "sha256:cc")
+    check_table(TABLE, "sha256:aa", None)
+    with pytest.raises(TableError, match=r"the weights \(then aa, now dd\) changed"):
+        check_table(TABLE, "sha256:dd", "sha256:cc")
+    with pytest.raises(TableError, match="the preprocessing"):
+        check_table(TABLE, "sha256:aa", "sha256:dd")
+    with pytest.raises(TableError, match=r"the weights .* and the preprocessing"):
+        check_table(TABLE, "sha256:dd", "sha256:ee")
+
+
+def test_a_tensorrt_cache_is_written_byte_for_byte():
+    table = CalibrationTable(
+        {"input: 0": TensorRange(1.0, -1, 1), "pool": TensorRange(127.0, 0, 127), "z": TensorRange(0.0, 0, 0)},
+        "entropy",
+        "",
+    )
+    # 1/127 = 0x3c010204 as a big-endian float32, 127/127 = 0x3f800000
+    expected = "TRT-101300-EntropyCalibration2\ninput: 0: 3c010204\npool: 3f800000\nz: 00000000\n"
+    assert to_tensorrt_cache(table) == expected
+    assert to_tensorrt_cache(table, version="10.16.1").startswith("TRT-101601-EntropyCalibration2\n")
+    assert to_tensorrt_cache(table, version="8.6.1").startswith("TRT-8601-")
+
+
+def test_a_minmax_table_makes_a_minmax_cache():
+    table = CalibrationTable({"a": TensorRange(2.0, -2, 2)}, "minmax", "")
+    assert to_tensorrt_cache(table).splitlines()[0] == "TRT-101300-MinMaxCalibration"
+
+
+def test_a_cache_is_read_back_to_the_float32_it_holds(tmp_path):
+    text = to_tensorrt_cache(TABLE)
+    (tmp_path / "calib.cache").write_text(text)
+    found = read_tensorrt_cache(tmp_path / "calib.cache", weights="sha256:aa")
+    assert to_tensorrt_cache(found) == text
+    assert list(found.ranges) == list(TABLE.ranges)
+    (stored,) = struct.unpack(">f", struct.pack(">f", 0.1 / 127))
+    assert found.ranges["relu 1: ü/x"].amax == stored * 127
+    assert (found.method, found.weights) == ("entropy", "sha256:aa")
+    assert found.ranges["input"].low == -found.ranges["input"].high
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello",
+        "TRT-x-EntropyCalibration2\na: 3c010204",
+        "TRT-101300-EntropyCalibration2\na 3c010204",
+        "TRT-101300-EntropyCalibration2\na: 3c0102",
+        "TRT-101300-EntropyCalibration2\na: 3c01020g",
+        "TRT-101300-EntropyCalibration2\na: bc010204",
+        "TRT-101300-EntropyCalibration2\na: 7f800000",
+        "TRT-101300-EntropyCalibration2\na: 7fc00000",
+    ],
+)
+def test_a_damaged_cache_is_a_table_error(text):
+    with pytest.raises(TableError):
+        from_tensorrt_cache(text)
+
+
+def test_a_cache_can_not_be_written_for_no_version_or_with_broken_names():
+    with pytest.raises(TableError, match="version"):
+        to_tensorrt_cache(TABLE, version="ten")
+    with pytest.raises(TableError, match="line break"):
+        to_tensorrt_cache(CalibrationTable({"a\nb": TensorRange(1.0, 0, 1)}, "entropy", ""))
+
+
+def test_a_cache_that_is_not_text_or_not_there_is_an_input_error(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(TableError):
+        read_tensorrt_cache(tmp_path / "binary")
+    with pytest.raises(InputError):
+        read_tensorrt_cache(tmp_path / "none")
