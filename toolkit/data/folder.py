@@ -1,0 +1,172 @@
+"""Image folders: one folder a class, with or without splits above them."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from engines.errors import DataError
+from engines.optional import require
+from engines.preprocess import open_image
+from engines.progress import QUIET, Progress
+from toolkit.data.dataset import Dataset, PreprocessHint, Split, stratified_split
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+"""What counts as a picture, in any case."""
+
+TEST_NAMES = ("test", "val", "valid", "validation")
+"""Folders beside train/ that hold the test split; the first one found is taken."""
+
+LAYOUT = "put the pictures of each class into a folder of its own: DATA/cat/1.jpg, DATA/dog/1.jpg"
+
+
+def open_folder(root: Path, *, seed: int = 0, progress: Progress = QUIET) -> Dataset:
+    """Open ``root/class/*.jpg|jpeg|png|bmp|webp``, or the same below ``train/`` and ``test/`` (or ``val/``).
+
+    Class numbers follow the sorted folder names. Without a test folder the split is seeded and
+    stratified, 80 to 20. Hidden files and folders are passed over. Every picture's header and end
+    are looked at now, and what looks cut off is decoded, so that a damaged file stops the work
+    before it begins instead of hours later.
+
+    Raises:
+        DataError: no pictures, an empty class, a test class that train lacks, or damaged pictures.
+    """
+    folders = {folder.name: folder for folder in _folders(root)}
+    train_root = folders.get("train")
+    test_root = next((folders[name] for name in TEST_NAMES if name in folders), None)
+    if train_root is None and test_root is not None and not _pictures(test_root):
+        raise DataError(
+            f"'{root}' has {test_root.name}/ but no train/", f"add train/, or name that folder itself: {test_root}"
+        )
+    if train_root is None or (test_root is None and _pictures(train_root)):  # a class that is called "train"
+        names, images, labels = _scan(root)
+        _check(images, root, progress)
+        train, test = stratified_split(labels, names, seed=seed)
+        whole = Split(images, labels)
+        return _dataset(root, names, whole.subset(train), whole.subset(test))
+    names, train_images, train_labels = _scan(train_root)
+    if test_root is None:
+        _check(train_images, root, progress)
+        train, test = stratified_split(train_labels, names, seed=seed)
+        whole = Split(train_images, train_labels)
+        return _dataset(root, names, whole.subset(train), whole.subset(test))
+    test_names, test_images, test_labels = _scan(test_root)
+    if extra := sorted(set(test_names) - set(names)):
+        raise DataError(
+            f"'{test_root}' has class '{extra[0]}', which '{train_root}' lacks", "give both the same classes"
+        )
+    _check(tuple(chain(train_images, test_images)), root, progress)
+    order = np.array([names.index(name) for name in test_names], np.int64)
+    return _dataset(root, names, Split(train_images, train_labels), Split(test_images, order[test_labels]))
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Every picture in ``folder`` and the folders below it, in sorted order.
+
+    Raises:
+        DataError: a folder can't be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise DataError(f"can't read '{error.filename}': {error.strerror}", "check its permissions") from error
+
+    found = []
+    for where, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(where, name) for name in sorted(files) if _is_picture(name)]
+    return found
+
+
+def _dataset(root: Path, names: tuple[str, ...], train: Split, test: Split) -> Dataset:
+    with require("PIL.Image", "Decoding images", "data").open(train.image(0)) as first:
+        channels = 1 if first.mode in {"1", "L", "I;16", "I"} else 3
+    return Dataset(root.resolve().name, names, train, test, PreprocessHint("crop", channels))
+
+
+def _scan(root: Path) -> tuple[tuple[str, ...], tuple[Path, ...], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    folders = _folders(root)
+    if not folders:
+        if loose := _pictures(root):
+            raise DataError(f"'{root}' has {len(loose)} pictures but no class folders", LAYOUT)
+        raise DataError(f"'{root}' holds no pictures", LAYOUT)
+    found = [_pictures(folder) for folder in folders]
+    if not any(found):
+        raise DataError(f"no folder in '{root}' holds pictures ({', '.join(sorted(SUFFIXES))})", LAYOUT)
+    for folder, pictures in zip(folders, found, strict=True):
+        if not pictures:
+            raise DataError(
+                f"class folder '{folder}' holds no pictures ({', '.join(sorted(SUFFIXES))})",
+                "add pictures or remove the folder",
+            )
+    labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(pictures) for pictures in found])
+    return tuple(folder.name for folder in folders), tuple(chain.from_iterable(found)), labels
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if _is_picture(p.name) and not p.is_dir())
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def _check(images: Sequence[Path], root: Path, progress: Progress) -> None:
+    """Raise one error for all damaged pictures, naming the first."""
+    progress.begin(f"Checking the pictures of {root.name}", len(images), "pictures")
+    bad: list[DataError] = []
+    with ThreadPoolExecutor(2, thread_name_prefix="toolkit-check") as pool:
+        for start in range(0, len(images), 256):
+            part = images[start : start + 256]
+            bad += [error for error in pool.map(_problem, part) if error]
+            progress.advance(len(part))
+    progress.end()
+    if bad:
+        more = f" (and {len(bad) - 1} more damaged pictures)" if len(bad) > 1 else ""
+        raise DataError(bad[0].cause + more, bad[0].remedy)
+
+
+def _problem(path: Path) -> DataError | None:
+    """What is wrong with a picture, without decoding one that looks whole."""
+    image = require("PIL.Image", "Decoding images", "data")
+    try:
+        with image.open(path) as picture:
+            kind, pixels = picture.format, picture.width * picture.height
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 64))
+            tail = file.read()
+        if kind in _ENDS and _ENDS[kind] in tail and pixels < 2**24:
+            return None
+    except Exception:  # noqa: S110 - whatever it is, decoding it says it better
+        pass
+    try:
+        open_image(path)
+    except DataError as error:
+        return error
+    return None
+
+
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+"""What the last bytes of a complete file hold."""
+
+
+def existing_pictures(paths: Iterable[Path]) -> list[Path]:
+    """The given files as they are, and the pictures in and below the given folders.
+
+    Raises:
+        DataError: a folder holds no pictures or can't be read.
+    """
+    found: list[Path] = []
+    for path in paths:
+        below = pictures_below(path) if path.is_dir() else [path]
+        if not below:
+            raise DataError(f"'{path}' holds no pictures", f"pictures are {', '.join(sorted(SUFFIXES))}")
+        found += below
+    return found

@@ -1,0 +1,72 @@
+"""From a file to what runs it: any checkpoint, graph or engine."""
+
+from pathlib import Path
+
+from engines.errors import InputError
+from engines.sessions.base import Session
+from toolkit.artifacts import kind_of
+from toolkit.runtime.predictor import Predictor
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    backend: str = "auto",
+    threads: int | None = None,
+    trust_pickle: bool = False,
+) -> Predictor:
+    """Load a checkpoint, graph or engine and its preprocessing.
+
+    Args:
+        path: ``.pt``, ``.onnx`` or ``.engine``.
+        device: "cpu", "cuda:0", or "auto": what the backend finds.
+        backend: "onnxruntime", "torch", "tensorrt", "tensorrt-rtx", or "auto": by the file.
+        threads: CPU threads of the backend, where it computes on the CPU; None leaves its default.
+        trust_pickle: allow a checkpoint that is a pickled module, which runs code when it is loaded.
+
+    Returns:
+        A predictor that owns its session: close it, or use it in a ``with`` statement.
+
+    Raises:
+        InputError: the file is damaged, no such artifact, or carries no preprocessing.
+        UnsupportedError: a library is missing, or this machine can't run it.
+    """
+    session = open_artifact(path, device=device, backend=backend, threads=threads, trust_pickle=trust_pickle)
+    try:
+        return Predictor(session)
+    except BaseException:
+        session.close()
+        raise
+
+
+def open_artifact(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    backend: str = "auto",
+    threads: int | None = None,
+    trust_pickle: bool = False,
+) -> Session:
+    """The session that serves ``path``; the arguments and errors are those of :func:`load`."""
+    path = Path(path)
+    kind = kind_of(path)
+    if kind in {"table", "passport"}:
+        named = "calibration table" if kind == "table" else "passport"
+        engine = path.with_suffix("")
+        remedy = f"give the engine: {engine}" if engine.is_file() else "give a checkpoint, graph or engine"
+        raise InputError(f"'{path}' is a {named}, which doesn't run", remedy)
+    if kind != "checkpoint":
+        from engines.sessions import open_session
+
+        return open_session(path, backend=backend, device=device, threads=threads)
+    if backend not in {"auto", "torch"}:
+        raise InputError(
+            f"backend '{backend}' doesn't run the checkpoint '{path}'",
+            "use --backend torch, or export it first with `toolkit export`",
+        )
+    from engines.sessions.torch import TorchSession
+    from export.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path, trust_pickle=trust_pickle)
+    return TorchSession(checkpoint.module, checkpoint.metadata, device, threads=threads)
