@@ -1,0 +1,236 @@
+"""The measuring process: it holds one session and runs it when told to, and is idle between its turns.
+
+Started by :mod:`toolkit.benchmarking.process`. It reads requests from its standard input and answers
+on what was its standard output; whatever libraries print goes to standard error.
+"""
+
+import contextlib
+import gc
+import importlib
+import os
+import pickle
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import InputError, RunError, ToolkitError
+from engines.preprocess import Preprocess
+from engines.sessions.base import Session, StageTimes
+from engines.tensors import Array, TensorSpec
+from toolkit.benchmarking.messages import Block, Contestant, Opened
+
+QUIET_SHARE = 0.1
+"""A process is idle when it uses less than this share of one core."""
+
+_SETTLE_STEP, _SETTLE_LIMIT = 0.005, 0.5
+
+
+class Worker:
+    """One session and the requests that it answers: each method is a request."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._feeds: dict[int, dict[str, Array]] = {}
+        self._sample: Array | None = None
+
+    @property
+    def session(self) -> Session:
+        if self._session is None:
+            raise RunError("no session is open in this process", "open one before")
+        return self._session
+
+    def open(self, contestant: Contestant) -> Opened:
+        """Open the artifact and run it once."""
+        start = time.perf_counter()
+        module, _, function = contestant.opener.partition(":")
+        opener = getattr(importlib.import_module(module), function)
+        options = {"backend": contestant.backend, "device": contestant.device, "threads": contestant.threads}
+        self._session = opener(contestant.path, **options, **contestant.options)
+        opened = time.perf_counter()
+        session = self.session
+        try:
+            seconds = self._first_run(self._fixed() or 1)
+        except InputError:  # a profile whose smallest batch is more than one
+            if session.info.max_batch is None:
+                raise
+            seconds = self._first_run(session.info.max_batch)
+        return Opened(session.inputs, session.outputs, session.metadata, session.info, opened - start, seconds)
+
+    def logits(self, pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> NDArray[np.float32]:
+        """Classify uint8 pixels [N, H, W, C]; float32 [N, classes].
+
+        ``preprocess`` normalises them; None feeds the pixels to a graph that does so itself.
+        """
+        spec = self.session.inputs[0]
+        values: Array = pixels if preprocess is None else preprocess.normalise(pixels)
+        if values.dtype.name != spec.dtype:
+            values = values.astype(spec.dtype)
+        self._sample = values
+        self._feeds.clear()
+        parts = [self._run_padded(part) for part in np.split(values, self._cuts(len(values)))]
+        return np.concatenate(parts)
+
+    def warm(self, batch: int, seconds: float) -> int:
+        """Run untimed for ``seconds`` and at least twice; the number of runs."""
+        feeds, session, runs = self._feeds_of(batch), self.session, 0
+        until = time.perf_counter() + seconds
+        while runs < 2 or time.perf_counter() < until:
+            session.run(feeds)
+            runs += 1
+        self._settle()
+        return runs
+
+    def block(self, batch: int, seconds: float) -> Block:
+        """Time runs for ``seconds`` and at least once.
+
+        The first run of a turn finds caches that a rival has filled and threads asleep, so it is not
+        counted, unless one run is longer than a turn: then that is a small part of it.
+        """
+        feeds, session = self._feeds_of(batch), self.session
+        clock = time.perf_counter
+        times: list[float] = []
+        stages: list[StageTimes] = []
+        gc.disable()
+        try:
+            before = clock()
+            session.run(feeds)
+            after = clock()
+            until = after + seconds
+            if after - before >= seconds:
+                until = after
+                times.append(after - before)
+                stages.extend(_stages(session))
+            while not times or clock() < until:
+                before = clock()
+                session.run(feeds)
+                times.append(clock() - before)
+                stages.extend(_stages(session))
+        finally:
+            gc.enable()
+        self._settle()
+        return Block(tuple(times), tuple(stages))
+
+    def memory(self) -> int | None:
+        """The most bytes that this process has held resident; None where the system doesn't tell."""
+        # Linux's getrusage begins with what the parent held when it started this process; VmHWM doesn't.
+        with contextlib.suppress(OSError, ValueError, StopIteration):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+        try:
+            import resource
+        except ImportError:
+            return None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def close(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _first_run(self, batch: int) -> float:
+        feeds = self._feeds_of(batch)
+        before = time.perf_counter()
+        self.session.run(feeds)
+        return time.perf_counter() - before
+
+    def _settle(self) -> None:
+        """Wait until this process's threads sleep: pools spin for a while after a run and would slow a rival."""
+        limit = time.perf_counter() + _SETTLE_LIMIT
+        while True:
+            wall, used = time.perf_counter(), time.process_time()
+            time.sleep(_SETTLE_STEP)
+            elapsed = time.perf_counter() - wall
+            if time.process_time() - used < QUIET_SHARE * elapsed or wall > limit:
+                return
+
+    def _feeds_of(self, batch: int) -> dict[str, Array]:
+        """Inputs for a batch: the last images classified, repeated to fit, or noise before there are any."""
+        if batch not in self._feeds:
+            first, *others = self.session.inputs
+            if self._sample is None:
+                values = _noise(first, batch)
+            else:
+                values = np.resize(self._sample, (batch, *self._sample.shape[1:]))
+            self._feeds[batch] = {first.name: values} | {spec.name: _noise(spec, batch) for spec in others}
+        return self._feeds[batch]
+
+    def _cuts(self, count: int) -> list[int]:
+        size = self._fixed() or self.session.info.max_batch or count
+        return list(range(size, count, size))
+
+    def _fixed(self) -> int | None:
+        shape = self.session.inputs[0].shape
+        return shape[0] if shape and isinstance(shape[0], int) else None
+
+    def _run_padded(self, values: Array) -> NDArray[np.float32]:
+        """Run one part; a short one is padded with its last image where the engine takes no such batch."""
+        count, session = len(values), self.session
+        name = session.inputs[0].name
+        try:
+            outputs = session.run({name: values})
+        except InputError:
+            full = self._fixed() or session.info.max_batch
+            if full is None or count >= full:
+                raise
+            outputs = session.run({name: np.concatenate([values, values[-1:].repeat(full - count, axis=0)])})
+        name = "logits" if "logits" in outputs else self.session.outputs[0].name
+        result = np.asarray(outputs[name], np.float32)[:count]
+        return result.reshape(count, -1)
+
+
+def _stages(session: Session) -> list[StageTimes]:
+    times = session.stage_times()
+    return [] if times is None else [times]
+
+
+def _noise(spec: TensorSpec, batch: int) -> Array:
+    """Seeded random values of the tensor's type, with every varying dimension set to ``batch``."""
+    shape = tuple(size if isinstance(size, int) else batch for size in spec.shape)
+    rng = np.random.default_rng(0)
+    if np.issubdtype(np.dtype(spec.dtype), np.integer):
+        return rng.integers(0, np.iinfo(spec.dtype).max, shape, spec.dtype, endpoint=True)
+    return rng.standard_normal(shape, np.float32).astype(spec.dtype)
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer requests until the owner closes the pipe or is gone."""
+    worker = Worker()
+    while True:
+        try:
+            name, arguments = pickle.load(requests)  # noqa: S301 - from the process that started this one
+        except EOFError:
+            return
+        reply: tuple[bool, Any]
+        try:
+            reply = True, getattr(worker, name)(*arguments)
+        except ToolkitError as error:
+            reply = False, error
+        except MemoryError:
+            reply = False, RunError("the machine ran out of memory", "use smaller batches or a larger machine")
+        except Exception as error:  # whatever a library raises becomes the reason in this artifact's row
+            traceback.print_exc()
+            reply = False, RunError(f"{type(error).__name__}: {error}", "run it alone with `toolkit bench --debug`")
+        pickle.dump(reply, replies, protocol=5)
+        replies.flush()
+
+
+def main() -> None:
+    """Take the two pipes, send everything that libraries print to standard error, and serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides when this ends
+    with (
+        os.fdopen(os.dup(sys.stdin.fileno()), "rb") as requests,
+        os.fdopen(os.dup(sys.stdout.fileno()), "wb") as replies,
+        contextlib.suppress(BrokenPipeError),
+    ):
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - the null device is no path
+            os.dup2(nothing.fileno(), sys.stdin.fileno())
+        serve(requests, replies)

@@ -1,0 +1,142 @@
+"""What is to be compared, and each artifact on its way through the comparison."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.errors import DataError, InputError, ToolkitError
+from engines.files import digest_file
+from engines.metadata import ModelMetadata
+from toolkit.benchmarking.messages import Contestant, Opened
+from toolkit.benchmarking.rounds import Pace
+from toolkit.comparison.record import Failure, Row, Speed
+
+if TYPE_CHECKING:
+    from toolkit.comparison.accuracy import Accuracy
+    from toolkit.data import Dataset
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured.
+
+    Attributes:
+        contestants: at least one, with unique names.
+        batch_sizes: for the timing; none times nothing.
+        dataset: its test split is evaluated; None evaluates nothing.
+        images: how many of it; None for all.
+        reference: a contestant's name; None takes the first checkpoint that runs, else the first graph,
+            else the first artifact.
+        pace: how long to measure.
+    """
+
+    contestants: tuple[Contestant, ...]
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    dataset: "Dataset | None" = None
+    images: int | None = None
+    reference: str | None = None
+    pace: Pace = field(default_factory=Pace)
+
+    def check(self) -> None:
+        """Reject a plan that makes no sense.
+
+        Raises:
+            InputError: nothing to measure, a batch size below 1, no time, an unknown reference.
+            DataError: the data has no test images.
+        """
+        names = [contestant.name for contestant in self.contestants]
+        if not names:
+            raise InputError("there is nothing to measure", "give at least one checkpoint, graph or engine")
+        if bad := [size for size in self.batch_sizes if size < 1]:
+            raise InputError(f"batch size {bad[0]} makes no sense", "batch sizes start at 1")
+        if self.pace.rounds < 1 or not 0 < self.pace.seconds < float("inf"):
+            raise InputError("there is no time to measure in", "give --seconds above 0")
+        if self.dataset is not None and not len(self.dataset.test):
+            raise DataError(f"'{self.dataset.name}' has no test images", "give data with a test split")
+        if self.images is not None and self.images < 1:
+            raise InputError(f"{self.images} images asked for", "ask for 1 or more")
+        if self.reference is not None and self.reference not in names:
+            raise InputError(f"the reference '{self.reference}' is not compared", f"choose one of {', '.join(names)}")
+
+    def settings(self) -> dict[str, Any]:
+        """How it is measured, for the record."""
+        pace = self.pace
+        return {
+            "batch_sizes": list(self.batch_sizes),
+            "seconds": pace.seconds,
+            "rounds": pace.rounds,
+            "warm_seconds": pace.warm_seconds,
+            "seed": pace.seed,
+            "images": self.images,
+            "threads": next((c.threads for c in self.contestants), None),
+        }
+
+
+@dataclass
+class Entry:
+    """One artifact, filled in as the comparison goes on; :meth:`row` is what stays."""
+
+    contestant: Contestant
+    size: int
+    digest: str
+    opened: Opened | None = None
+    metadata: ModelMetadata | None = None
+    accuracy: "Accuracy | None" = None
+    speeds: dict[int, Speed] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+    memory: int | None = None
+    error: ToolkitError | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, contestant: Contestant) -> "Entry":
+        """The facts of the file.
+
+        Raises:
+            InputError: it can't be read: a missing file is the caller's mistake, not a result.
+        """
+        path = Path(contestant.path)
+        digest = digest_file(path)
+        external = path.with_name(path.name + ".data")
+        size = path.stat().st_size + (external.stat().st_size if external.is_file() else 0)
+        return cls(contestant, size, digest)
+
+    @property
+    def name(self) -> str:
+        return self.contestant.name
+
+    @property
+    def runs(self) -> bool:
+        """It was opened, and nothing has gone wrong since."""
+        return self.opened is not None and self.error is None
+
+    def row(self) -> Row:
+        return Row(
+            name=self.name,
+            path=self.contestant.path,
+            size=self.size,
+            digest=self.digest,
+            opened=self.opened,
+            accuracy=self.accuracy,
+            speeds=self.speeds,
+            skipped=self.skipped,
+            memory=self.memory,
+            failure=Failure(self.error.cause, self.error.remedy) if self.error else None,
+            notes=tuple(self.notes),
+        )
+
+
+def name_contestants(contestants: Iterable[Contestant]) -> tuple[Contestant, ...]:
+    """Name each after its file; after its whole path where files share a name; numbered where that is shared too."""
+    listed = list(contestants)
+    short = [contestant.name or Path(contestant.path).name for contestant in listed]
+    names: list[str] = []
+    for contestant, name in zip(listed, short, strict=True):
+        wanted = contestant.name or (contestant.path if short.count(name) > 1 else name)
+        candidate, count = wanted, 1
+        while candidate in names:
+            count += 1
+            candidate = f"{wanted} #{count}"
+        names.append(candidate)
+    return tuple(replace(contestant, name=name) for contestant, name in zip(listed, names, strict=True))
