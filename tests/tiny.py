@@ -10,7 +10,9 @@ from engines.preprocess import Preprocess
 CLASSES = 5
 SIZE = 16
 PREPROCESS = Preprocess(SIZE, SIZE, resize="stretch")
-METADATA = ModelMetadata("tiny", tuple(f"class {i}" for i in range(CLASSES)), PREPROCESS, origin={"weights": "sha256:0"})
+METADATA = ModelMetadata(
+    "tiny", tuple(f"class {i}" for i in range(CLASSES)), PREPROCESS, origin={"weights": "sha256:0"}
+)
 
 
 def tiny_graph(
@@ -34,7 +36,11 @@ def tiny_graph(
     nodes = [
         helper.make_node("Conv", ["input", "conv1.weight", "conv1.bias"], ["conv1"], "conv1", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["conv1"], ["relu1"], "relu1"),
-        *([helper.make_node("LRN", ["relu1"], ["lrn"], "lrn", size=5, alpha=1e-4, beta=0.75, bias=2.0)] if lrn else []),
+        *(
+            [helper.make_node("LRN", ["relu1"], ["lrn"], "lrn", size=5, alpha=1e-4, beta=0.75, bias=2.0)]
+            if lrn
+            else []
+        ),
         helper.make_node("MaxPool", [pooled], ["pool"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Conv", ["pool", "conv2.weight", "conv2.bias"], ["conv2"], "conv2", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["conv2"], ["relu2"], "relu2"),

@@ -24,6 +24,8 @@ def check_replace(path: Path, source: str | None, origin_of: Callable[[Path], st
     Raises:
         InputError: ``path`` exists, wasn't derived from ``source``, and ``force`` is not given.
     """
+    if not path.parent.is_dir():
+        raise InputError(f"the folder '{path.parent}' does not exist", "make it, or choose another --output")
     if path.is_dir():
         raise InputError(f"'{path}' is a folder", "choose another --output")
     if force or not path.exists():

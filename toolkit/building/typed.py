@@ -1,0 +1,150 @@
+"""The typed graph that an engine is built from: given, or derived from the master graph."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from engines.errors import GraphError, InputError
+from engines.files import digest_file
+from export.graph import (
+    layer_types,
+    load_graph,
+    read_derived,
+    read_metadata,
+    save_graph,
+    weights_digest,
+    write_derived,
+)
+from export.precision import to_half
+from toolkit.building.choose import typed_path
+from toolkit.outputs import check_replace
+
+if TYPE_CHECKING:
+    import onnx
+
+    from calibration.table import CalibrationTable
+    from engines.metadata import ModelMetadata
+
+HALVES: dict[str, Literal["fp16", "bf16"]] = {"fp16": "fp16", "bf16": "bf16"}
+QUANTISED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class TypedGraph:
+    """A graph whose types are the precision that was asked for.
+
+    Attributes:
+        path: the file that the builder reads.
+        model: its content.
+        precision: "fp32", "fp16", "bf16", "int8".
+        weights: the digest of the master graph's weights; of its own for a foreign graph.
+        sources: digests of what it was made from, for the passport.
+        keep: convolutions and matrix products that this toolkit left in a wider type, on purpose.
+    """
+
+    path: Path
+    model: "onnx.ModelProto"
+    precision: str
+    weights: str
+    sources: dict[str, str]
+    keep: frozenset[str] = frozenset()
+
+    @property
+    def metadata(self) -> "ModelMetadata | None":
+        """What travelled with the model."""
+        return read_metadata(self.model)
+
+
+def is_typed(model: "onnx.ModelProto") -> bool:
+    """Whether a graph has a precision already: derived by this toolkit, or with Q/DQ nodes of another tool."""
+    return read_derived(model) is not None or any(node.op_type in QUANTISED_OPS for node in model.graph.node)
+
+
+def given_graph(path: Path, model: "onnx.ModelProto", precision: str, backend: str) -> TypedGraph:
+    """A graph that is typed already, as it is.
+
+    Raises:
+        GraphError: its precision or Q/DQ placement isn't the one asked for.
+    """
+    derived = read_derived(model)
+    found = derived.precision if derived else "int8"
+    if found != precision:
+        raise GraphError(f"'{path}' is {found} already, not {precision}", f"give the master graph, or --{found}")
+    target = "onnxruntime" if backend == "onnxruntime" else "tensorrt"
+    if derived and derived.placement not in {None, target}:
+        raise GraphError(
+            f"the Q/DQ nodes of '{path}' are placed for {derived.placement}, not for {target}",
+            "give the master graph: its calibration table serves every target",
+        )
+    weights = derived.weights if derived else weights_digest(model)
+    sources = {"typed_graph": digest_file(path), "weights": weights}
+    if derived and derived.table:
+        sources["table"] = derived.table
+    keep = frozenset(derived.kept) if derived else frozenset[str]()
+    return TypedGraph(path, model, precision, weights, sources, keep)
+
+
+def derive(
+    path: Path,
+    model: "onnx.ModelProto",
+    precision: str,
+    backend: str,
+    *,
+    table: "CalibrationTable | None" = None,
+    force: bool = False,
+) -> TypedGraph:
+    """Make and write the typed graph of a master graph; the FP32 one is the master itself.
+
+    Args:
+        path: the master graph's file.
+        model: its content.
+        precision: "fp32", "fp16", "bf16" or "int8".
+        backend: whose Q/DQ placement an INT8 graph gets.
+        table: the ranges for INT8.
+        force: replace a file that was made from something else.
+
+    Raises:
+        InputError: the output exists and was made from something else, or can't be written.
+        TableError: the table is missing, or was made from other weights or preprocessing.
+        GraphError: the graph can't have this precision.
+    """
+    weights = weights_digest(model)
+    sources = {"graph": digest_file(path), "weights": weights}
+    metadata = read_metadata(model)
+    if metadata is not None:
+        sources["preprocess"] = metadata.preprocess.digest()
+        if "checkpoint" in metadata.origin:
+            sources["checkpoint"] = metadata.origin["checkpoint"]
+    if precision == "fp32":
+        return TypedGraph(path, model, precision, weights, sources)
+    if precision == "int8":
+        from calibration.qdq import quantise
+
+        if table is None:
+            raise InputError(
+                "INT8 needs the ranges of a calibration", "give --data, or run `toolkit calibrate` first"
+            )
+        typed = quantise(model, table, "onnxruntime" if backend == "onnxruntime" else "tensorrt")
+        sources["table"] = table.digest()
+        if table.data:
+            sources["data"] = table.data
+    else:
+        typed = to_half(model, HALVES[precision])
+    keep = _wider(typed, precision)
+    if keep and (derived := read_derived(typed)):
+        write_derived(typed, replace(derived, kept=tuple(sorted(keep))))
+    output = typed_path(path, precision, backend)
+    check_replace(output, weights, _made_from, force=force)
+    save_graph(typed, output)
+    sources["typed_graph"] = digest_file(output)
+    return TypedGraph(output, typed, precision, weights, sources, keep)
+
+
+def _made_from(path: Path) -> str | None:
+    derived = read_derived(load_graph(path))
+    return derived.weights if derived else None
+
+
+def _wider(model: "onnx.ModelProto", precision: str) -> frozenset[str]:
+    """The convolutions and matrix products that a derived graph keeps in another type than asked for."""
+    return frozenset(layer.name for layer in layer_types(model) if layer.type != precision)
