@@ -1,0 +1,131 @@
+"""TensorRT and TensorRT for RTX on a real GPU: conformance, parity with ONNX Runtime on the CPU, profiles, graphs."""
+
+import numpy as np
+import pytest
+
+from engines.errors import EngineMismatchError, InputError
+from engines.header import RTX_CAPABILITIES
+from engines.sessions import open_session
+from engines.sessions.tensorrt import TensorRTSession
+from tests.conformance import Case, Conformance, samples
+from tests.gpu.conftest import need
+
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.03}
+
+
+@pytest.fixture(scope="session")
+def capability() -> str:
+    need("cuda.core")
+    from engines.cuda import CudaDevice
+
+    return CudaDevice(0).compute_capability
+
+
+class Parity(Conformance):
+    """The conformance suite against ONNX Runtime on the CPU, for one backend and precision."""
+
+    precision = "fp32"
+    profiles: tuple[str, ...] = ("1:4:8",)
+
+    @pytest.fixture
+    def backend(self) -> str:
+        need("tensorrt", "cuda.core")
+        return "tensorrt"
+
+    @pytest.fixture
+    def case(self, backend, plan, on_cpu):
+        path = plan(backend, self.precision, *self.profiles)
+        tolerance = TOLERANCE[self.precision]
+        return Case(lambda: open_session(path), lambda data: on_cpu("fp32", data), tolerance, device=True)
+
+
+class TestTensorRTFp32(Parity):
+    pass
+
+
+class TestTensorRTFp16(Parity):
+    precision = "fp16"
+
+
+class TestTensorRTSeveralProfiles(Parity):
+    profiles = ("1", "2:4:8")
+
+
+class RtxParity(Parity):
+    @pytest.fixture
+    def backend(self, capability) -> str:
+        need("tensorrt_rtx", "cuda.core")
+        if capability not in RTX_CAPABILITIES:
+            pytest.skip(f"TensorRT for RTX has no target for compute capability {capability}")
+        return "tensorrt-rtx"
+
+
+class TestRtxFp32(RtxParity):
+    pass
+
+
+class TestRtxFp16(RtxParity):
+    precision = "fp16"
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_int8_agrees_with_its_own_graph_on_the_cpu(backend, plan, on_cpu, capability):
+    need(backend.replace("-", "_"), "cuda.core")
+    if backend == "tensorrt-rtx" and capability not in RTX_CAPABILITIES:
+        pytest.skip(f"TensorRT for RTX has no target for compute capability {capability}")
+    data = samples(64, seed=5)
+    expected = on_cpu("int8", data)
+    with open_session(plan(backend, "int8", "1:32:64")) as session:
+        logits = session.run({"input": data})["logits"]
+    # Rounding of a tie may go either way, and one step of a scale is worth that much at the logits.
+    assert np.abs(logits - expected).max() < 0.25 * np.abs(expected).max()
+    assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.9
+
+
+def test_cuda_graphs_answer_as_without_them(plan):
+    need("tensorrt", "cuda.core")
+    path = plan("tensorrt", "fp32")
+    with TensorRTSession(path) as session, TensorRTSession(path, graphs=False) as plain:
+        for batch in (1, 8, 3, 8, 1, 3):
+            data = samples(batch, seed=batch)
+            for _ in range(3):
+                a, b = session.run({"input": data})["logits"], plain.run({"input": data})["logits"]
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+        assert session.graph_problem == ""
+
+
+def test_a_batch_over_the_profile_is_refused(plan):
+    need("tensorrt", "cuda.core")
+    with open_session(plan("tensorrt", "fp32", "2:4:8")) as session:
+        for batch in (1, 9):
+            with pytest.raises(InputError):
+                session.run({"input": samples(batch)})
+        assert session.run({"input": samples(8)})["logits"].shape == (8, 5)
+
+
+def test_an_rtx_engine_on_a_gpu_outside_its_targets_is_refused_before_the_library_sees_it(plan, capability):
+    need("tensorrt_rtx", "cuda.core")
+    if capability in RTX_CAPABILITIES:
+        pytest.skip(f"compute capability {capability} is a target of TensorRT for RTX")
+    with pytest.raises(EngineMismatchError, match=f"this GPU has {capability}"):
+        open_session(plan("tensorrt-rtx", "fp32"))
+
+
+def test_the_library_is_asked_whether_it_runs_its_default_engine_here(plan, on_cpu, record_property, capability):
+    """Either it runs right or it is refused in words; scripts/gpu-check records which."""
+    need("tensorrt_rtx", "cuda.core")
+    from engines.sessions.tensorrt_rtx import RtxSession
+
+    data = samples(4)
+    path = plan("tensorrt-rtx", "fp32")
+    try:
+        session = RtxSession(path, check=False)
+    except EngineMismatchError as error:
+        record_property("rtx_default_engine", f"refused: {error.cause}")
+        if capability in RTX_CAPABILITIES:
+            pytest.fail(error.cause)
+        return
+    with session:
+        logits = session.run({"input": data})["logits"]
+    record_property("rtx_default_engine", "runs")
+    np.testing.assert_allclose(logits, on_cpu("fp32", data), rtol=0, atol=1e-2)
