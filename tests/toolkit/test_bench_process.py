@@ -66,7 +66,7 @@ def test_a_process_answers_as_the_session_itself_does(graph):
     assert opened.info.provider == "CPUExecutionProvider"
     assert opened.open_seconds > 0
     assert opened.first_seconds > 0
-    assert sum(block.seconds) + max(block.seconds) >= 0.05
+    assert min(block.seconds) > 0
     assert block.stages == ()
 
 
@@ -83,7 +83,7 @@ def test_a_turn_of_short_runs_lasts_as_long_as_asked():
         worker.open()
         block = worker.block(1, 0.06)
     assert sum(block.seconds) <= 0.06 + max(block.seconds)
-    assert 2 <= len(block.seconds) <= 12
+    assert 1 <= len(block.seconds) <= 12
 
 
 def test_a_turn_ends_when_the_threads_that_it_left_spinning_sleep():
