@@ -9,7 +9,7 @@ from pathlib import Path
 
 from calibration.table import CalibrationTable, TensorRange
 from engines.errors import TableError
-from engines.files import unreadable
+from engines.files import read_text
 
 _CALIBRATORS = {"minmax": "MinMaxCalibration"}
 _METHODS = {"MinMaxCalibration": "minmax", "EntropyCalibration2": "entropy", "EntropyCalibration": "entropy"}
@@ -84,9 +84,7 @@ def read_tensorrt_cache(path: Path | str, *, weights: str = "") -> CalibrationTa
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise unreadable(path, error) from error
+        text = read_text(path)
     except UnicodeDecodeError as error:
         raise TableError(f"'{path}' is no TensorRT calibration cache", "give the text file") from error
     return from_tensorrt_cache(text, weights=weights, name=f"'{path}'")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import TableError
-from engines.files import digest_bytes, unreadable, write_atomically
+from engines.files import digest_bytes, read_text, write_atomically
 
 FORMAT = "onnx-tensorrt-toolkit/calibration"
 VERSION = 1
@@ -146,9 +146,7 @@ class CalibrationTable:
         """
         path = Path(path)
         try:
-            text = path.read_bytes().decode()
-        except OSError as error:
-            raise unreadable(path, error) from error
+            text = read_text(path)
         except UnicodeDecodeError as error:
             raise TableError(f"'{path}' is not a calibration table", "make one with `toolkit calibrate`") from error
         try:

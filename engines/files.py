@@ -78,6 +78,19 @@ def digest_file(path: Path) -> str:
         raise unreadable(path, error) from error
 
 
+def read_text(path: Path) -> str:
+    """The file's content as text.
+
+    Raises:
+        InputError: the file can't be read.
+        UnicodeDecodeError: it isn't UTF-8.
+    """
+    try:
+        return Path(path).read_bytes().decode()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
 def unreadable(path: Path, error: OSError) -> InputError:
     """The error for a file that can't be opened or read."""
     if isinstance(error, FileNotFoundError):

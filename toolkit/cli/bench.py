@@ -1,11 +1,9 @@
 """``toolkit bench``: latency and throughput of an engine."""
 
-import sys
-
 import click
 
 from toolkit.cli import console
-from toolkit.cli.compare import batch_sizes
+from toolkit.cli.compare import batch_sizes, show
 
 
 @click.command("bench")
@@ -48,9 +46,4 @@ def command(
             trust_pickle=trust_pickle,
             progress=listener,
         )
-    if as_json:
-        console.emit_json(comparison.to_json())
-    else:
-        from toolkit.comparison.table import render
-
-        console.out(render(comparison, plain=not sys.stdout.isatty()))
+    show(comparison, as_json=as_json)

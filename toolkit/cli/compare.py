@@ -1,10 +1,14 @@
 """``toolkit compare``: accuracy and speed of checkpoints, graphs and engines, side by side."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.cli import console
+
+if TYPE_CHECKING:
+    from toolkit.comparison.record import Comparison
 
 
 def batch_sizes(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -75,6 +79,11 @@ def command(
             trust_pickle=trust_pickle,
             progress=listener,
         )
+    show(comparison, as_json=as_json)
+
+
+def show(comparison: "Comparison", *, as_json: bool) -> None:
+    """Print what was measured, as a record or as tables."""
     if as_json:
         console.emit_json(comparison.to_json())
     else:

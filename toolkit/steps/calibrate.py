@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calibration.table import SUFFIX
 from engines.errors import GraphError, InputError, TableError
 from engines.optional import require
 from engines.progress import QUIET, Progress
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from calibration.table import CalibrationTable
     from engines.preprocess import Preprocess
     from toolkit.data.dataset import Dataset, Split
-
-SUFFIX = ".calibration.json"
 
 
 def calibrate(
