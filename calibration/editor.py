@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.weights import Floats, quantise_weight
 from export.onnxlib import onnx
 from export.structure import (
     attribute,
@@ -18,8 +19,6 @@ from export.structure import (
     topological_sort,
     unique,
 )
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,16 @@ class Editor:
 
     Args:
         model: the FP32 graph; it isn't changed.
+        weight_clip: how the ranges of weights are chosen (:mod:`calibration.weights`).
 
     Attributes:
         graph: the new graph: the nodes of ``model`` to be rewired, and what is added to them.
         wide: names of nodes that stay float32 where the remainder of the graph becomes half precision.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, *, weight_clip: str = "max") -> None:
         self._source = model
+        self._clip = weight_clip
         self._model = skeleton(model)
         self.graph = self._model.graph
         self._constants = initializers(model.graph)
@@ -137,7 +138,7 @@ class Editor:
         if key not in self._weights:
             values = self.values(tensor)
             values = values * np.float32(factor) if factor != 1.0 else values
-            stored, scales = quantise_weight(values, axis, half_scales=half_scales, least=least)
+            stored, scales = quantise_weight(values, axis, half_scales=half_scales, least=least, clip=self._clip)
             inputs = [
                 self.constant(stored, f"{tensor}.int8"),
                 self.constant(scales, f"{tensor}.scale"),
@@ -204,38 +205,3 @@ class Editor:
         output = unique(output, self._taken)
         self._added.append(onnx.helper.make_node(op, inputs, [output], output, **attributes))
         return output
-
-
-def quantise_weight(
-    values: Floats, axis: int, *, half_scales: bool = False, least: Floats | None = None
-) -> tuple[NDArray[np.int8], Floats]:
-    """Symmetric int8 weights, a scale a channel: ``round(w / scale)`` with ``scale = max|w| / 127``.
-
-    Args:
-        values: float32 of any shape.
-        axis: the dimension of the channels.
-        half_scales: round scales up to what float16 holds.
-        least: float32 [channels]: the smallest scales to use.
-
-    Returns:
-        int8 of the same shape, and float32 [channels]. A channel of zeros has scale 1.
-    """
-    others = tuple(index for index in range(values.ndim) if index != axis)
-    scales = np.maximum(values.max(axis=others), -values.min(axis=others)).astype(np.float32) / np.float32(127)
-    if least is not None:
-        scales = np.maximum(scales, least)
-    scales[scales <= 0] = 1.0
-    if half_scales:
-        scales = half_up(scales)
-    shape = [-1 if index == axis else 1 for index in range(values.ndim)]
-    scaled = values / scales.reshape(shape)
-    return np.rint(scaled, out=scaled).clip(-127, 127).astype(np.int8), scales
-
-
-def half_up(values: Floats) -> Floats:
-    """The smallest float16 that isn't below each of ``values`` (positive), as float32; saturated at 65504."""
-    clipped = np.minimum(values, np.float32(65504))
-    rounded = clipped.astype(np.float16)
-    low = rounded.astype(np.float32) < clipped
-    rounded[low] = np.nextafter(rounded[low], np.float16(np.inf))
-    return rounded.astype(np.float32)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Collection
 from typing import Literal
 
+from calibration.bias import shift_biases
 from calibration.editor import Editor
+from calibration.equalise import equalise
 from calibration.placement import onnxruntime, tensorrt
 from calibration.ranges import Ranges, refuse_typed
 from calibration.table import CalibrationTable, check_table
@@ -40,7 +42,7 @@ def quantise(
         model: the FP32 master graph; it isn't changed.
         table: the ranges of its tensors.
         target: "tensorrt" (for TensorRT for RTX too) or "onnxruntime".
-        keep: names of nodes that stay unquantised.
+        keep: names of nodes that stay unquantised, beside those that the table keeps.
         remainder: "fp16" or "fp32": the type of what isn't quantised; the target's best unless given.
 
     Returns:
@@ -53,18 +55,20 @@ def quantise(
     """
     if target not in PLACEMENTS:
         raise InputError(f"no Q/DQ placement for '{target}'", f"targets are {', '.join(PLACEMENTS)}")
-    if unknown := sorted(set(keep) - {label(node) for node in model.graph.node}):
+    keep = {*keep, *table.keep}
+    if unknown := sorted(keep - {label(node) for node in model.graph.node}):
         raise InputError(f"no node is called '{unknown[0]}'", "`toolkit inspect` lists the graph's nodes")
     refuse_typed(model)
     weights = weights_digest(model)
     metadata = read_metadata(model)
     check_table(table, weights, metadata.preprocess.digest() if metadata else None)
+    model = shift_biases(equalise(model, table.equalisation), table.biases, keep)
     ranges = Ranges(model)
     if not any(ranges.is_weighted(node) and label(node) not in keep for node in ranges.nodes):
         raise GraphError(
             "the graph has no convolution or matrix product to quantise", "use --fp16, or keep fewer layers back"
         )
-    editor = Editor(model)
+    editor = Editor(model, weight_clip=table.weight_clip)
     PLACEMENTS[target](editor, ranges, table, keep)
     result = editor.finish()
     remainder = remainder or REMAINDERS[target]

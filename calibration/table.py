@@ -11,8 +11,11 @@ from engines.errors import TableError
 from engines.files import digest_bytes, read_text, write_atomically
 
 FORMAT = "onnx-tensorrt-toolkit/calibration"
-VERSION = 1
+VERSION = 2
+_READABLE = frozenset({1, VERSION})
 SUFFIX = ".calibration.json"
+PRECISIONS = ("int8", "fp8")
+WEIGHT_CLIPS = ("max", "mse")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class TensorRange:
         minimum, maximum: the smallest and the largest value seen.
         tap: the tensor at which it was measured.
         count: how many values were seen.
+        method: how amax was chosen, where that differs from tensor to tensor; "" says: as the table does.
+        signature: what identifies the tensor whatever its name (:mod:`calibration.signature`); "" where unknown.
     """
 
     amax: float
@@ -31,6 +36,8 @@ class TensorRange:
     maximum: float
     tap: str = ""
     count: int = 0
+    method: str = ""
+    signature: str = ""
 
     @property
     def low(self) -> float:
@@ -49,12 +56,19 @@ class CalibrationTable:
 
     Attributes:
         ranges: by the name of the tensor, or of the first of those that share the range.
-        method: how amax was chosen ("entropy").
+        method: how amax was chosen ("entropy"; "auto" where several were measured).
         weights: the digest of the master graph's weights.
         data: the digest of the pixels seen.
         preprocess: the digest of the preprocessing; None for a graph without metadata.
         images: how many were seen.
         facts: what else is worth knowing ("data": the set's name, "seed", "classes").
+        precision: what the ranges were chosen for: "int8" or "fp8".
+        weight_clip: how the ranges of weights are chosen: "max", or "mse" (:mod:`calibration.weights`).
+        keep: nodes that stay unquantised: what an accuracy budget chose, or what the user wrote here.
+        equalisation: by the name of a tensor, a factor a channel that the tensor is divided by before it is
+            quantised, and the weights that read it multiplied (:mod:`calibration.equalise`).
+        biases: by the name of a node, what is added to its bias, a number a channel (:mod:`calibration.bias`).
+        seen: a fingerprint of each image that was seen (:mod:`calibration.provenance`); "" where unknown.
     """
 
     ranges: Mapping[str, TensorRange]
@@ -64,16 +78,28 @@ class CalibrationTable:
     preprocess: str | None = None
     images: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "int8"
+    weight_clip: str = "max"
+    keep: tuple[str, ...] = ()
+    equalisation: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    biases: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    seen: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The object that :meth:`write` writes."""
         return {
             "format": FORMAT,
             "version": VERSION,
+            "precision": self.precision,
             "method": self.method,
+            "weight_clip": self.weight_clip,
             "images": self.images,
             "digests": {"weights": self.weights, "data": self.data, "preprocess": self.preprocess},
             "facts": dict(self.facts),
+            "keep": list(self.keep),
+            "seen": self.seen,
+            "equalisation": {name: list(values) for name, values in self.equalisation.items()},
+            "biases": {name: list(values) for name, values in self.biases.items()},
             "ranges": {name: vars(value) for name, value in self.ranges.items()},
         }
 
@@ -86,9 +112,9 @@ class CalibrationTable:
         """
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise TableError(f"{name} is not a calibration table", "make one with `toolkit calibrate`")
-        if value.get("version") != VERSION:
+        if value.get("version") not in _READABLE:
             raise TableError(
-                f"{name} is a table of version {value.get('version')}; this toolkit reads version {VERSION}",
+                f"{name} is a table of version {value.get('version')}; this toolkit reads versions up to {VERSION}",
                 "calibrate again with this version of toolkit",
             )
         try:
@@ -102,6 +128,12 @@ class CalibrationTable:
                 digests.get("preprocess"),
                 int(value["images"]),
                 dict(value.get("facts", {})),
+                _one_of("precision", value.get("precision", "int8"), PRECISIONS),
+                _one_of("weight_clip", value.get("weight_clip", "max"), WEIGHT_CLIPS),
+                tuple(map(str, value.get("keep", ()))),
+                _factors("equalisation", value.get("equalisation", {}), positive=True),
+                _factors("biases", value.get("biases", {})),
+                str(value.get("seen", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -116,13 +148,10 @@ class CalibrationTable:
     def dumps(self) -> str:
         """The table as text, a line a tensor so that versions of it can be compared and edited."""
         value = self.to_json()
-        ranges = value.pop("ranges")
+        by_line = {name: value.pop(name) for name in ("equalisation", "biases", "ranges")}
         head = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)[:-2]
-        lines = ",\n".join(
-            f"    {json.dumps(name, ensure_ascii=False)}: {json.dumps(item, allow_nan=False)}"
-            for name, item in ranges.items()
-        )
-        return f'{head},\n  "ranges": {{\n{lines}\n  }}\n}}\n'
+        tail = "".join(f",\n  {json.dumps(name)}: {_lines(items)}" for name, items in by_line.items())
+        return f"{head}{tail}\n}}\n"
 
     def digest(self) -> str:
         """A digest of the table: equal digests mean equal quantisation of equal weights."""
@@ -193,6 +222,31 @@ def check_table(table: CalibrationTable, weights: str, preprocess: str | None) -
         )
 
 
+def _lines(items: Mapping[str, Any]) -> str:
+    """A JSON object, a line an item."""
+    if not items:
+        return "{}"
+    lines = (
+        f"    {json.dumps(name, ensure_ascii=False)}: {json.dumps(item, allow_nan=False)}"
+        for name, item in items.items()
+    )
+    return "{\n" + ",\n".join(lines) + "\n  }"
+
+
+def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{what} is {value!r}, not {' or '.join(allowed)}")
+    return str(value)
+
+
+def _factors(what: str, value: Mapping[str, Any], *, positive: bool = False) -> dict[str, tuple[float, ...]]:
+    found = {str(name): tuple(map(float, numbers)) for name, numbers in value.items()}
+    for name, numbers in found.items():
+        if not all(math.isfinite(number) and (number > 0 or not positive) for number in numbers):
+            raise ValueError(f"{what} of '{name}' holds an impossible number")
+    return found
+
+
 def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
@@ -204,6 +258,8 @@ def _range(name: object, value: Mapping[str, Any]) -> TensorRange:
         float(value["maximum"]),
         str(value.get("tap", name)),
         int(value.get("count", 0)),
+        str(value.get("method", "")),
+        str(value.get("signature", "")),
     )
     if not all(map(math.isfinite, (result.amax, result.minimum, result.maximum))) or result.amax < 0:
         raise ValueError(f"the range of '{name}' is {result.amax} over {result.minimum} .. {result.maximum}")

@@ -18,9 +18,10 @@ from collections.abc import Collection
 
 import numpy as np
 
-from calibration.editor import Editor, Scale, half_up
+from calibration.editor import Editor, Scale
 from calibration.ranges import PRODUCTS, WEIGHTED, Ranges
 from calibration.table import CalibrationTable, TensorRange
+from calibration.weights import half_up
 from export.onnxlib import onnx
 from export.structure import attribute, label
 

@@ -5,10 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.editor import half_up, quantise_weight
 from calibration.lint import lint
 from calibration.qdq import quantise
 from calibration.ranges import Ranges
+from calibration.weights import half_up, quantise_weight
 from engines.errors import GraphError, InputError, TableError
 from export.graph import layer_types, read_derived, read_metadata, save_graph, weights_digest
 from export.structure import producers

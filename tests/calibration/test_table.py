@@ -60,7 +60,7 @@ def test_what_is_kept_of_a_range_holds_zero_and_nothing_that_was_never_seen():
         (b"{", "not JSON"),
         (b"[]", "not a calibration table"),
         (b'{"format": "other"}', "not a calibration table"),
-        (TABLE.dumps().replace('"version": 1', '"version": 99').encode(), "version 99"),
+        (TABLE.dumps().replace('"version": 2', '"version": 99').encode(), "version 99"),
         (TABLE.dumps().replace('"digests"', '"digest"').encode(), "no 'digests'"),
         (TABLE.dumps().replace('"amax": 2.5', '"amax": -2.5').encode(), "range of 'input'"),
         (TABLE.dumps().replace('"amax": 2.5', '"amax": NaN').encode(), "range of 'input'"),
