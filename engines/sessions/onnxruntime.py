@@ -14,6 +14,7 @@ from engines.optional import require
 from engines.sessions.base import SessionInfo, StageTimes
 from engines.sessions.ort_binding import DeviceBinding, run_bfloat16
 from engines.sessions.ort_errors import graph_error, one_line
+from engines.sessions.ort_fp8 import CONFIG, DISABLED, holds_fp8
 from engines.sessions.owned import OwnedSession, device_index, plain
 from engines.tensors import Array, Feeds, TensorSpec
 
@@ -28,9 +29,11 @@ _NUMPY_TYPES = frozenset(
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
 
-_UNFAITHFUL = ("WeightBiasQuantization",)
+UNFAITHFUL = ("WeightBiasQuantization",)
 """Optimisations that change what a graph computes. This one quantises float biases behind Q/DQ inputs with the
 product of the two scales in the scales' own type, subnormal in FP16, and quantises layers that were left in float."""
+
+_NO_SPIN = {"session.force_spinning_stop": "1"}
 
 
 class OnnxRuntimeSession(OwnedSession):
@@ -43,6 +46,8 @@ class OnnxRuntimeSession(OwnedSession):
         device: "cpu"; "cuda:N", which fails unless every node runs there; "auto": CUDA where the
             installed ONNX Runtime really loads its CUDA provider, else the CPU. ``info`` says which it was.
         threads: CPU threads; None for one a physical core.
+        spin: whether its threads wait for the next run at full speed, for some 20 ms, which makes short runs in a row
+            faster. False frees the cores at once, for a caller that computes between runs.
 
     Raises:
         InputError: the file can't be read, or an option makes no sense.
@@ -51,7 +56,9 @@ class OnnxRuntimeSession(OwnedSession):
         MissingLibraryError: ONNX Runtime isn't installed.
     """
 
-    def __init__(self, path: Path | str, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, device: str = "auto", threads: int | None = None, spin: bool = True
+    ) -> None:
         path = _check_file(Path(path))
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads make no sense", "give at least 1")
@@ -65,7 +72,7 @@ class OnnxRuntimeSession(OwnedSession):
                 "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one that you want",
             )
         self._runtime = runtime
-        self._session: Any = _open(runtime, path, device, threads)
+        self._session: Any = _open(runtime, path, device, threads, {} if spin else _NO_SPIN)
         provider = str(self._session.get_providers()[0])
         device = "cpu" if provider == CPU else f"cuda:{_cuda_device(self._session)}"
         inputs = tuple(_spec(node, path) for node in self._session.get_inputs())
@@ -120,19 +127,19 @@ def _check_file(path: Path) -> Path:
     return path
 
 
-def _open(runtime: Any, path: Path, device: str, threads: int | None) -> Any:
+def _open(runtime: Any, path: Path, device: str, threads: int | None, config: "Mapping[str, str]") -> Any:
     if device.startswith("cuda"):
-        return _create_cuda(runtime, path, device_index(device), threads)
+        return _create_cuda(runtime, path, device_index(device), threads, config)
     if device == "auto" and CUDA in runtime.get_available_providers() and has_nvidia_driver():
         with contextlib.suppress(UnsupportedError):
-            return _create_cuda(runtime, path, 0, threads)
+            return _create_cuda(runtime, path, 0, threads, config)
     try:
-        return _create(runtime, path, threads, [CPU])
+        return _create(runtime, path, threads, [CPU], config)
     except Exception as error:
         raise graph_error(path, runtime.__version__, error) from error
 
 
-def _create_cuda(runtime: Any, path: Path, index: int, threads: int | None) -> Any:
+def _create_cuda(runtime: Any, path: Path, index: int, threads: int | None, config: "Mapping[str, str]") -> Any:
     available = runtime.get_available_providers()
     if CUDA not in available:
         raise UnsupportedError(
@@ -147,8 +154,9 @@ def _create_cuda(runtime: Any, path: Path, index: int, threads: int | None) -> A
     load_nvidia_wheels()
     # Without TF32 float32 means float32, as everywhere else in the toolkit.
     options = {"device_id": str(index), "use_tf32": "0"}
+    config = {**config, "session.disable_cpu_ep_fallback": "1"}
     try:
-        session = _create(runtime, path, threads, [(CUDA, options)], {"session.disable_cpu_ep_fallback": "1"})
+        session = _create(runtime, path, threads, [(CUDA, options)], config)
     except Exception as error:
         known = graph_error(path, runtime.__version__, error, only_certain=True)
         raise known or _cuda_error(index, error) from error
@@ -157,18 +165,18 @@ def _create_cuda(runtime: Any, path: Path, index: int, threads: int | None) -> A
     return session
 
 
-def _create(
-    runtime: Any, path: Path, threads: int | None, providers: list[Any], config: "Mapping[str, str] | None" = None
-) -> Any:
+def _create(runtime: Any, path: Path, threads: int | None, providers: list[Any], config: "Mapping[str, str]") -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions too, and warnings are about its own optimisations
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-    for key, value in (config or {}).items():
+    fp8 = holds_fp8(path)
+    for key, value in {**config, **(CONFIG if fp8 else {})}.items():
         options.add_session_config_entry(key, value)
+    disabled = [*UNFAITHFUL, *(DISABLED if fp8 else ())]
     return runtime.InferenceSession(
-        str(path), options, providers=providers, enable_fallback=0, disabled_optimizers=list(_UNFAITHFUL)
+        str(path), options, providers=providers, enable_fallback=0, disabled_optimizers=disabled
     )
 
 

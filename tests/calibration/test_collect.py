@@ -6,9 +6,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from calibration.collect import TappedGraph, collect
+from calibration.collect import TappedGraph, channel_maxima, collect
 from calibration.ranges import Ranges
-from engines.errors import DataError, GraphError, InputError
+from engines.errors import DataError, GraphError, InputError, UnsupportedError
+from engines.nvidia_wheels import has_nvidia_driver
 from engines.preprocess import Preprocess
 from export.graph import save_graph, weights_digest
 from tests.tiny import PREPROCESS, tiny_graph, tiny_images
@@ -137,6 +138,111 @@ def test_a_graph_without_anything_to_quantise_is_refused():
     )
     with pytest.raises(GraphError, match="no convolution"):
         TappedGraph(model)
+
+
+def test_a_graph_whose_input_is_all_there_is_to_measure_needs_no_run():
+    weight = onnx.numpy_helper.from_array(np.ones((3, 2), np.float32), "w")
+    value = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3])
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
+    node = helper.make_node("Gemm", ["input", "w"], ["logits"], "fc")
+    graph = helper.make_graph([node], "g", [value], [output], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    found = collect(model, [np.array([[1, -2, 3]], np.float32)])
+    assert {name: item.maximum for name, item in found.histograms.items()} == {"input": 3.0}
+    with pytest.raises(InputError, match="input input"):
+        TappedGraph(model).run(np.zeros((1, 4), np.float32))
+
+
+def test_outputs_are_not_copied():
+    graph = TappedGraph(tiny_graph())
+    found = graph.run(BATCHES[0])
+    assert found["input"] is BATCHES[0]
+    assert not any(values.flags.owndata for name, values in found.items() if name != "input")  # ONNX Runtime's memory
+
+
+def test_the_number_of_threads_changes_no_count():
+    batch = np.concatenate([BATCHES[0]] * 200)  # several pieces a tensor
+    graph = TappedGraph(tiny_graph())
+    one, many = (collect(graph, [batch, batch[:7]], threads=threads) for threads in (1, 5))
+    for name, histogram in one.histograms.items():
+        np.testing.assert_array_equal(histogram.counts, many.histograms[name].counts)
+        assert (histogram.minimum, histogram.maximum) == (
+            many.histograms[name].minimum,
+            many.histograms[name].maximum,
+        )
+
+
+def test_a_source_may_use_one_buffer_for_all_its_batches():
+    def source():
+        buffer = np.empty_like(BATCHES[0])
+        for factor in (1, 2, 3):
+            buffer[:] = BATCHES[0] * np.float32(factor)
+            yield buffer
+            buffer[:] = np.nan
+
+    graph = TappedGraph(tiny_graph())
+    expected = collect(graph, [BATCHES[0] * np.float32(factor) for factor in (1, 2, 3)])
+    found = collect(graph, source())
+    for name, histogram in expected.histograms.items():
+        np.testing.assert_array_equal(histogram.counts, found.histograms[name].counts)
+
+
+def test_the_device_is_what_was_asked_for():
+    assert TappedGraph(tiny_graph(), device="cpu").info.provider == "CPUExecutionProvider"
+    found = TappedGraph(tiny_graph(), device="auto").info
+    assert (found.device == "cpu") == (found.provider == "CPUExecutionProvider")
+    with pytest.raises(InputError, match="no device 'gpu'"):
+        TappedGraph(tiny_graph(), device="gpu")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers() and has_nvidia_driver(), reason="CUDA may load"
+)
+def test_cuda_that_cannot_load_is_an_error_and_not_the_cpu():
+    with pytest.raises(UnsupportedError, match="'cuda:0' was asked for") as caught:
+        TappedGraph(tiny_graph(), device="cuda")
+    assert caught.value.remedy
+
+
+def test_a_graph_that_cannot_run_is_called_by_its_name(tmp_path):
+    model = tiny_graph()
+    model.graph.node[1].attribute.append(helper.make_attribute("speed", 2))
+    with pytest.raises(GraphError, match=r"the graph.*speed") as caught:
+        TappedGraph(model)
+    assert "tapped.onnx" not in str(caught.value)
+    save_graph(model, tmp_path / "m.onnx")
+    with pytest.raises(GraphError, match=r"m\.onnx.*speed"):
+        TappedGraph(tmp_path / "m.onnx")
+
+
+def test_channel_maxima_are_those_of_the_tensors():
+    model = tiny_graph()
+    graph = TappedGraph(model)
+    tensors = every_tensor(model, BATCHES[0])
+    found = channel_maxima(graph, BATCHES[0], graph.groups)
+    assert {name: values.shape for name, values in found.items()} == {
+        "input": (3,), "relu1": (8,), "relu2": (1024,), "relu3": (32,)
+    }  # fmt: skip
+    for name, values in found.items():
+        tensor = np.abs(tensors[graph.groups[name].tap])
+        np.testing.assert_allclose(values, tensor.max(axis=(0, *range(2, tensor.ndim))), rtol=1e-5, atol=1e-6)
+        assert values.dtype == np.float32
+    assert list(channel_maxima(graph, BATCHES[0], ["relu3"])) == ["relu3"]
+    with pytest.raises(InputError, match="'logits' isn't measured"):
+        channel_maxima(graph, BATCHES[0], ["logits"])
+    for value, word in ((np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")):
+        broken = BATCHES[0].copy()
+        broken[0, 1, 2, 3] = value
+        with pytest.raises(GraphError, match=f"'input' becomes {word}"):
+            channel_maxima(graph, broken, ["input"])
+
+
+def test_a_table_of_fp8_takes_methods_of_fp8():
+    found = collect(tiny_graph(), BATCHES)
+    assert found.table(precision="fp8").precision == "fp8"
+    assert (found.table().precision, found.table().method) == ("int8", "entropy")
+    with pytest.raises(InputError, match="entropy"):
+        found.table("entropy", precision="fp8")
 
 
 def test_progress_counts_images():

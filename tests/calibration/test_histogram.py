@@ -1,12 +1,14 @@
 """The growing histogram against numpy's own."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from calibration.histogram import GrowingHistogram, Histogram
+from calibration.histogram import GrowingHistogram, Histogram, pieces
 from engines.errors import GraphError
 
 
@@ -88,6 +90,43 @@ def test_counts_depend_neither_on_order_nor_on_how_the_data_is_cut(values, cut, 
         other.add(part)
         merged.merge(other)
     assert same(whole, merged.freeze())
+    stored = GrowingHistogram()
+    for part in parts:
+        stored = GrowingHistogram.restored(stored.state)
+        stored.add(part)
+    assert same(whole, GrowingHistogram.restored(stored.state).freeze())
+
+
+def test_threads_that_add_to_one_histogram_lose_nothing():
+    rng = np.random.default_rng(6)
+    # Ranges from tiny to huge, so that the window moves while others count.
+    parts = [(rng.normal(size=30_000) * 2.0**exponent).astype(np.float32) for exponent in range(-40, 41, 2)]
+    histogram = GrowingHistogram()
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(histogram.add, [part[start : start + 500] for part in parts for start in range(0, 30_000, 500)])
+        )
+    assert same(histogram.freeze(), collected(*parts))
+
+
+def test_pieces_are_the_values_in_their_order_without_a_copy():
+    values = np.arange(3 * 400_001, dtype=np.float32).reshape(3, -1)
+    found = list(pieces(values))
+    assert len(found) > 1
+    assert all(np.shares_memory(piece, values) for piece in found)
+    np.testing.assert_array_equal(np.concatenate(found), values.ravel())
+
+
+def test_large_arrays_of_either_sign_are_counted_as_numpy_does():
+    values = np.random.default_rng(7).normal(0, 2, 1_500_000).astype(np.float32)
+    values[::3] = 0
+    values[1::3] *= -0.0  # both zeros are zero
+    for part in (values, -np.abs(values), np.abs(values)):
+        found = collected(part)
+        edges = found.edges.copy()
+        edges[-1] = np.inf
+        expected, _ = np.histogram(np.abs(part).astype(np.float64), edges)
+        np.testing.assert_array_equal(found.counts, expected)
 
 
 def test_strided_and_many_dimensional_arrays_count_every_element_once():

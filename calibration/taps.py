@@ -1,0 +1,143 @@
+"""A graph with the tensors to be measured as its outputs, and what a batch tells at once about their channels."""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.histogram import not_finite
+from calibration.ranges import Ranges, refuse_typed
+from engines.errors import GraphError, InputError
+from engines.optional import require
+from engines.sessions.onnxruntime import OnnxRuntimeSession
+from engines.tensors import check_feeds
+from export.graph import inputs, load_graph, read_metadata, save_graph, weights_digest
+from export.onnxlib import onnx
+from export.structure import remove_unused
+
+if TYPE_CHECKING:
+    from engines.sessions.base import SessionInfo
+
+
+class TappedGraph:
+    """A graph loaded into ONNX Runtime with the tensors to be measured as its outputs.
+
+    It goes through a temporary file: loaded by path, ONNX Runtime holds the weights once, from memory twice.
+    Between runs its threads leave the processor to those that count.
+
+    Args:
+        graph: the FP32 master graph. Given by its path, its weights are in memory once; a loaded one is held by
+            the caller too.
+        threads: of ONNX Runtime; all cores unless given.
+        device: "cpu"; "cuda" or "cuda:1", which fails unless every node runs there; "auto" takes CUDA where the
+            installed ONNX Runtime really loads its CUDA provider, else the CPU. ``info`` says which it was.
+
+    Attributes:
+        inputs: the graph's only input.
+        groups: the tensors to be measured, by name.
+        weights: the digest of the graph's weights.
+        metadata: what travels with the model; None in a foreign graph.
+        info: where it runs, as ONNX Runtime says; None where the input is all there is to measure, and nothing runs.
+
+    Raises:
+        InputError: the file can't be read, or an option makes no sense.
+        GraphError: the graph can't be run, is quantised already, has several inputs, or nothing to calibrate.
+        UnsupportedError: CUDA was asked for and can't run all of the graph.
+        MissingLibraryError: ONNX Runtime isn't installed.
+    """
+
+    def __init__(
+        self, graph: onnx.ModelProto | Path | str, *, threads: int | None = None, device: str = "cpu"
+    ) -> None:
+        require("onnxruntime", "Calibrating", "onnxruntime")
+        loaded = isinstance(graph, Path | str)
+        model = load_graph(graph) if isinstance(graph, Path | str) else graph
+        name = f"'{graph}'" if loaded else "the graph"
+        self.inputs = inputs(model)
+        if len(self.inputs) != 1:
+            raise GraphError(
+                f"{name} has {len(self.inputs)} inputs; calibration takes graphs with one", "export the model again"
+            )
+        refuse_typed(model, name)
+        self.groups = Ranges(model).wanted()
+        if not self.groups:
+            raise GraphError(f"{name} has no convolution or matrix product to calibrate", "give a classifier's graph")
+        self.metadata = read_metadata(model)
+        self.weights = weights_digest(model)
+        taps = dict.fromkeys(group.tap for group in self.groups.values())
+        outputs = [tap for tap in taps if tap != self.inputs[0].name]
+        self._session: OnnxRuntimeSession | None = None
+        self.info: SessionInfo | None = None
+        if not outputs:
+            return
+        with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
+            path = Path(folder) / "tapped.onnx"
+            model = model if loaded else _copy(model)
+            _give(model, outputs)
+            save_graph(model, path)
+            del model, graph  # before ONNX Runtime loads the weights again
+            try:
+                self._session = OnnxRuntimeSession(path, device=device, threads=threads, spin=False)
+            except GraphError as error:
+                raise GraphError(error.cause.replace(f"'{path}'", name), "check it with `toolkit verify`") from error
+        self.info = self._session.info
+
+    def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """What the measured tensors hold for one batch, by group name; arrays of ONNX Runtime's memory, not copies.
+
+        Raises:
+            InputError: the batch doesn't fit the graph's input.
+            RunError: ONNX Runtime failed.
+        """
+        feeds = {self.inputs[0].name: batch}
+        check_feeds(self.inputs, feeds)
+        found = feeds if self._session is None else self._session.run(feeds) | feeds
+        return {name: found[group.tap] for name, group in self.groups.items()}
+
+
+def channel_maxima(graph: TappedGraph, batch: NDArray[Any], groups: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """The largest magnitude in each channel of some tensors, over one batch.
+
+    Args:
+        graph: the graph.
+        batch: what it takes.
+        groups: names of groups; what is measured is each one's tap.
+
+    Returns:
+        float32 [channels] by group, where channels are the tap's axis 1; one number where it has only one axis.
+
+    Raises:
+        InputError: a group isn't measured in this graph, or the batch doesn't fit the graph's input.
+        GraphError: the graph can't be run, or its activations become NaN or infinite.
+    """
+    names = list(groups)
+    if unknown := [name for name in names if name not in graph.groups]:
+        raise InputError(f"'{unknown[0]}' isn't measured in this graph", f"these are: {', '.join(graph.groups)}")
+    found = graph.run(batch)
+    result = {}
+    for name in names:
+        values = found[name]
+        values = values.reshape(len(values), values.shape[1] if values.ndim > 1 else 1, -1)
+        # Over the last axis first: there values lie beside each other.
+        low, high = values.min(2).min(0), values.max(2).max(0)
+        maxima = np.maximum(-low, high)
+        if not np.isfinite(maxima).all():
+            raise not_finite(name, float(maxima.max()))
+        result[name] = maxima
+    return result
+
+
+def _give(model: onnx.ModelProto, outputs: Sequence[str]) -> None:
+    """Replace the outputs of ``model``, and drop what the new ones don't need."""
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    remove_unused(model.graph)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
