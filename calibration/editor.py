@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.e4m3 import quantise_weight_fp8
 from calibration.weights import Floats, quantise_weight
 from export.onnxlib import onnx
 from export.structure import (
@@ -26,9 +27,9 @@ class Scale:
     """How an activation is quantised: ``round(x / scale) + zero_point``, saturated to its type.
 
     Attributes:
-        scale: the step.
-        zero_point: the quantised value of 0.
-        dtype: "int8" or "uint8".
+        scale: the step; for a float type what its 1 stands for.
+        zero_point: the quantised value of 0; 0 for a float type.
+        dtype: "int8", "uint8", or "float8_e4m3fn".
     """
 
     scale: float
@@ -42,15 +43,16 @@ class Editor:
     Args:
         model: the FP32 graph; it isn't changed.
         weight_clip: how the ranges of weights are chosen (:mod:`calibration.weights`).
+        precision: what weights are quantised to: "int8" or "fp8".
 
     Attributes:
         graph: the new graph: the nodes of ``model`` to be rewired, and what is added to them.
         wide: names of nodes that stay float32 where the remainder of the graph becomes half precision.
     """
 
-    def __init__(self, model: onnx.ModelProto, *, weight_clip: str = "max") -> None:
+    def __init__(self, model: onnx.ModelProto, *, weight_clip: str = "max", precision: str = "int8") -> None:
         self._source = model
-        self._clip = weight_clip
+        self._clip, self._precision = weight_clip, precision
         self._model = skeleton(model)
         self.graph = self._model.graph
         self._constants = initializers(model.graph)
@@ -73,6 +75,11 @@ class Editor:
         """The copy of a node of the source graph; every copy has a name."""
         return self._nodes[original.output[0]]
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether a weight was quantised so far."""
+        return bool(self._weights)
+
     def is_constant(self, tensor: str) -> bool:
         """Whether the source graph gives this tensor's values."""
         return tensor in self._constants
@@ -94,7 +101,7 @@ class Editor:
         """
         if (tensor, scale) not in self._stored:
             step = self.constant(np.float32(scale.scale), f"{tensor}.scale")
-            zero = self.constant(np.dtype(scale.dtype).type(scale.zero_point), f"{tensor}.zero_point")
+            zero = self._zero(scale, f"{tensor}.zero_point")
             quantized = self._make("QuantizeLinear", [tensor, step, zero], f"{tensor}.quantized")
             self._stored[tensor, scale] = [quantized, step, zero]
             if self._makers.get(tensor) in self.wide:
@@ -122,14 +129,14 @@ class Editor:
         factor: float = 1.0,
         least: Floats | None = None,
     ) -> tuple[str, Floats]:
-        """An int8 constant and its DequantizeLinear in place of a float weight, a symmetric scale a channel.
+        """An 8-bit constant and its DequantizeLinear in place of a float weight, a symmetric scale a channel.
 
         Args:
             tensor: the name of the weight.
             axis: the dimension of the output channels.
             half_scales: use only scales that float16 holds exactly.
             factor: multiply the weight by this before.
-            least: the smallest scale to use, a channel.
+            least: the smallest scale to use, a channel; of INT8.
 
         Returns:
             The name of the dequantised tensor, and the scales, float32 [channels].
@@ -138,12 +145,15 @@ class Editor:
         if key not in self._weights:
             values = self.values(tensor)
             values = values * np.float32(factor) if factor != 1.0 else values
-            stored, scales = quantise_weight(values, axis, half_scales=half_scales, least=least, clip=self._clip)
-            inputs = [
-                self.constant(stored, f"{tensor}.int8"),
-                self.constant(scales, f"{tensor}.scale"),
-                self.constant(np.zeros(scales.shape, np.int8), f"{tensor}.zero_point"),
-            ]
+            name, zeros = f"{tensor}.{self._precision}", f"{tensor}.zero_point"
+            if self._precision == "fp8":
+                codes, scales = quantise_weight_fp8(values, axis, half_scales=half_scales)
+                stored, zero = self._fp8(codes, name), self._fp8(np.zeros(scales.shape, np.uint8), zeros)
+            else:
+                numbers, scales = quantise_weight(values, axis, half_scales=half_scales, least=least, clip=self._clip)
+                stored = self.constant(numbers, name)
+                zero = self.constant(np.zeros(scales.shape, np.int8), zeros)
+            inputs = [stored, self.constant(scales, f"{tensor}.scale"), zero]
             self._weights[key] = (self._make("DequantizeLinear", inputs, f"{tensor}.dequantized", axis=axis), scales)
         return self._weights[key]
 
@@ -169,9 +179,23 @@ class Editor:
 
     def constant(self, values: Any, name: str) -> str:
         """A new constant; returns its name, which is ``name`` unless that is taken."""
-        name = unique(name, self._taken)
-        self._new[name] = onnx.numpy_helper.from_array(np.asarray(values), name)
-        return name
+        return self._keep(onnx.numpy_helper.from_array(np.asarray(values), name))
+
+    def _zero(self, scale: Scale, name: str) -> str:
+        """A constant of a scale's type: its zero point."""
+        if scale.dtype == "float8_e4m3fn":
+            return self._fp8(np.zeros((), np.uint8), name)
+        return self.constant(np.dtype(scale.dtype).type(scale.zero_point), name)
+
+    def _fp8(self, codes: NDArray[np.uint8], name: str) -> str:
+        """A new constant of type FP8 from its bits."""
+        kind = onnx.TensorProto.FLOAT8E4M3FN
+        return self._keep(onnx.TensorProto(name=name, data_type=kind, dims=codes.shape, raw_data=codes.tobytes()))
+
+    def _keep(self, tensor: onnx.TensorProto) -> str:
+        tensor.name = unique(tensor.name, self._taken)
+        self._new[tensor.name] = tensor
+        return tensor.name
 
     def rename_input(self, node: onnx.NodeProto, old: str, new: str) -> None:
         """Let ``node`` (one of this graph) read ``new`` wherever it read ``old``."""

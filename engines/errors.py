@@ -16,7 +16,8 @@
     ├── RunError              (2)   a session failed while it ran
     └── CheckFailedError      (1)   everything worked and the answer is no
         ├── VerificationError       the graph differs from PyTorch by more than the noise
-        └── AuditError              the engine's layers aren't of the precision asked for
+        ├── AuditError              the engine's layers aren't of the precision asked for
+        └── BudgetError             no choice of layers holds the accuracy that was asked for
 
 Every message is one line of cause; every remedy is one line that says what to do.
 """
@@ -120,3 +121,7 @@ class VerificationError(CheckFailedError):
 
 class AuditError(CheckFailedError):
     """The engine's layers aren't of the precision that was asked for."""
+
+
+class BudgetError(CheckFailedError):
+    """No choice of layers holds the accuracy that was asked for."""

@@ -30,6 +30,9 @@ HEADER_SIZE = 64
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What TensorRT for RTX 1.7 builds for; the position is the bit in a plan's mask."""
 
+OLDEST_FP8 = "8.9"
+"""The first compute capability whose tensor cores multiply FP8 (Ada; then 9.0, and all from 10.0 on)."""
+
 _TAGS: dict[bytes, PlanKind] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 _NAMES: dict[PlanKind, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
 _SMALLEST: dict[PlanKind, int] = {"tensorrt": 32, "tensorrt-rtx": HEADER_SIZE}
@@ -56,7 +59,7 @@ class PlanHeader:
         serialisation: number of the plan format; a library reads its own number only.
         size: bytes that the plan should have; None where the header isn't known to tell.
         compute_capabilities: ("8.0", "8.6", ...) that an RTX plan claims to cover; None for TensorRT.
-            A claim: an FP8 engine was seen to list 8.0, which has no FP8.
+            A claim: an FP8 engine was seen to list 8.0 and 8.6, which have no FP8.
         file_size: bytes that the file has.
     """
 
@@ -87,6 +90,16 @@ class PlanHeader:
             "compute_capabilities": None if capabilities is None else list(capabilities),
             "file_size": self.file_size,
         }
+
+
+def runs_fp8(capability: str) -> bool:
+    """Whether GPUs of a compute capability ("8.9") multiply FP8."""
+    return capability_number(capability) >= capability_number(OLDEST_FP8)
+
+
+def capability_number(capability: str) -> tuple[int, ...]:
+    """A compute capability as numbers that can be compared: (8, 9) of "8.9"."""
+    return tuple(int(part) for part in capability.split(".") if part.isdigit())
 
 
 def plan_kind(start: bytes) -> PlanKind | None:

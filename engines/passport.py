@@ -38,7 +38,7 @@ class Passport:
         digest: ``sha256:...`` of the engine file.
         size: bytes of the engine file.
         backend: the key in the table of backends that runs it.
-        precision: what was asked for and audited: "fp32", "fp16", "bf16", "int8".
+        precision: what was asked for and audited: "fp32", "fp16", "bf16", "int8", "fp8".
         created: UTC time of the build, ISO 8601.
         command: the command that builds it again.
         versions: of the libraries that took part, by import name.
@@ -53,6 +53,7 @@ class Passport:
         options: the build options that were set ("version_compatible": True, ...).
         layers: the audited layer types, as ``LayerReport.to_json`` gives them.
         measurements: accuracy and latency of this very file, as measured.
+        calibration: what images, method and classes the ranges of a quantised engine come from.
     """
 
     engine: str
@@ -74,6 +75,7 @@ class Passport:
     options: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, Any] | None = None
     measurements: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, engine_path: Path, *, backend: str, precision: str, command: str, **facts: Any) -> "Passport":
@@ -118,6 +120,7 @@ class Passport:
             "options": dict(self.options),
             "layers": None if self.layers is None else dict(self.layers),
             "measurements": dict(self.measurements),
+            "calibration": None if self.calibration is None else dict(self.calibration),
         }
 
     @classmethod
@@ -133,7 +136,7 @@ class Passport:
                     f"the passport has format version {value['version']}; this toolkit reads {VERSION}",
                     "upgrade onnx-tensorrt-toolkit",
                 )
-            metadata = value["metadata"]
+            metadata, calibration = value["metadata"], value.get("calibration")
             return cls(
                 engine=str(value["engine"]),
                 digest=str(value["digest"]),
@@ -157,6 +160,7 @@ class Passport:
                 options=dict(value["options"]),
                 layers=None if value["layers"] is None else dict(value["layers"]),
                 measurements=dict(value["measurements"]),
+                calibration=None if calibration is None else dict(calibration),
             )
         except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
             if isinstance(error, EngineFormatError):

@@ -11,7 +11,15 @@ from typing import Any
 
 from engines.errors import EngineFormatError, EngineMismatchError, InputError, MissingLibraryError, ToolkitError
 from engines.files import digest_file, unreadable
-from engines.header import RTX_CAPABILITIES, PlanHeader, PlanKind, read_header
+from engines.header import (
+    OLDEST_FP8,
+    RTX_CAPABILITIES,
+    PlanHeader,
+    PlanKind,
+    capability_number,
+    read_header,
+    runs_fp8,
+)
 from engines.passport import Passport, find_passport, library_version, this_platform
 
 
@@ -113,12 +121,15 @@ def _wrong_library(
 
 
 def _wrong_gpu(path: Path, header: PlanHeader, passport: Passport | None, here: str) -> list[ToolkitError]:
+    if passport and passport.precision == "fp8" and not runs_fp8(here):  # whatever header and passport list
+        cause = f"'{path.name}' is FP8, which needs compute capability {OLDEST_FP8} or newer; this GPU has {here}"
+        return [EngineMismatchError(cause, f"build it with --int8 or --fp16 in place of --fp8: {passport.command}")]
     claimed = header.compute_capabilities
     built_for = passport.compute_capabilities if passport and passport.compute_capabilities else claimed or ()
     if not built_for or (here in built_for and (claimed is None or here in claimed)):
         return []
     level = passport.options.get("hardware_compatibility") if passport else None
-    if header.kind == "tensorrt" and level == "ampere_plus" and _number(here) >= _number("8.0"):
+    if header.kind == "tensorrt" and level == "ampere_plus" and capability_number(here) >= capability_number("8.0"):
         return []
     cause = f"'{path.name}' was built for compute capability {', '.join(built_for)}, and this GPU has {here}"
     if header.kind == "tensorrt":
@@ -127,10 +138,6 @@ def _wrong_gpu(path: Path, header: PlanHeader, passport: Passport | None, here: 
         remedy = "TensorRT for RTX has no support for this GPU; build with --backend tensorrt on this machine"
         return [EngineMismatchError(cause, remedy)]
     return [EngineMismatchError(cause, f"rebuild it: {_rebuild(header.kind, passport, here)}")]
-
-
-def _number(capability: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in capability.split(".") if part.isdigit())
 
 
 def _rebuild(kind: PlanKind, passport: Passport | None, capability: str | None = None) -> str:

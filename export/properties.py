@@ -21,9 +21,9 @@ class Derived:
     """What a typed graph was made from.
 
     Attributes:
-        precision: "fp16", "bf16", "int8".
+        precision: "fp16", "bf16", "int8", "fp8".
         weights: :func:`weights_digest` of the master graph.
-        placement: whose Q/DQ placement an INT8 graph follows ("tensorrt", "onnxruntime").
+        placement: whose Q/DQ placement a quantised graph follows ("tensorrt", "onnxruntime").
         table: the digest of the calibration table.
         remainder: the precision of the layers that aren't quantised.
         kept: names of convolutions and matrix products left in a wider type on purpose.

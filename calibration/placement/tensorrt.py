@@ -12,24 +12,59 @@
    the two scales in float16: the sums exceed 65504 and the product of the scales is subnormal (both seen in
    the plan). With float32 scales the same INT8 kernel runs, with a float32 epilogue. Convolutions have that
    epilogue either way.
+7. FP8 (e4m3) is placed the same way: scale amax / 448, weights a scale a channel, zero point 0 of type FP8. What
+   TensorRT for RTX 1.7 makes of it, seen in its plans for 8.9 and 12.0: weights may be stored as FP8 or as floats
+   behind Q and DQ, with a scale a tensor or a channel; scales may be float16 or float32; any number of channels
+   and groups runs in FP8. Rule 6 holds as for INT8, and more so: one product of two FP8 numbers may be 200,704.
+8. Some layers have no FP8 kernel, and are built in the type of their dequantised inputs without a word
+   (:func:`without_fp8_kernel`). They get no Q/DQ: rounding to FP8 what is multiplied in FP16 brings nothing.
 """
 
+import math
 from collections.abc import Collection
 
 import numpy as np
 
+from calibration.e4m3 import LARGEST
 from calibration.editor import Editor, Scale
 from calibration.ranges import PRODUCTS, WEIGHTED, Ranges
 from calibration.table import CalibrationTable, TensorRange
 from calibration.weights import half_up
 from export.onnxlib import onnx
-from export.structure import attribute, label
+from export.structure import attribute, label, tensor_specs
+
+FP8_KERNEL_SIZE = 32
+"""The most weights a filter of an FP8 convolution may have in space, dilation not counted: 5×6 and 32×1 run in FP8,
+6×6 and 33×1 in FP16 (seen in plans of TensorRT for RTX 1.7)."""
+
+_TYPES = {"int8": ("int8", 127.0), "fp8": ("float8_e4m3fn", LARGEST)}
 
 
-def symmetric(found: TensorRange) -> Scale:
-    """int8 with zero point 0: 127 steps to amax."""
-    step = np.float32(found.amax) / np.float32(127)
-    return Scale(float(half_up(np.array([step]))[0]) if step > 0 else 1.0)
+def symmetric(found: TensorRange, precision: str = "int8") -> Scale:
+    """Zero point 0, and the largest number of the type for amax: int8's 127, e4m3's 448."""
+    dtype, largest = _TYPES[precision]
+    step = np.float32(found.amax) / np.float32(largest)
+    return Scale(float(half_up(np.array([step]))[0]) if step > 0 else 1.0, dtype=dtype)
+
+
+def without_fp8_kernel(model: onnx.ModelProto) -> set[str]:
+    """Names of the nodes that TensorRT for RTX 1.7 has no FP8 kernel for: ConvTranspose, and filters that are large.
+
+    NVIDIA's own quantiser has the same limit on the size of filters for TensorRT, and leaves out convolutions of 16
+    channels or fewer too. That isn't done here, since TensorRT for RTX builds them in FP8; the audit of a TensorRT
+    engine names the convolutions that stayed float.
+    """
+    specs = tensor_specs(model)
+
+    def taps(node: onnx.NodeProto) -> int:
+        spec = specs.get(node.input[1])
+        return math.prod(size for size in spec.shape[2:] if isinstance(size, int)) if spec else 0
+
+    return {
+        label(node)
+        for node in model.graph.node
+        if node.op_type == "ConvTranspose" or (node.op_type == "Conv" and taps(node) > FP8_KERNEL_SIZE)
+    }
 
 
 def weight_axis(node: onnx.NodeProto, dimensions: int) -> int:
@@ -43,7 +78,8 @@ def place(editor: Editor, ranges: Ranges, table: CalibrationTable, keep: Collect
     """Quantise every convolution and matrix product but those in ``keep``."""
 
     def quantised(tensor: str, *, wide: bool = False) -> str:
-        return editor.pair(tensor, symmetric(table.range_of(ranges.root(tensor))), wide=wide)
+        found = table.range_of(ranges.root(tensor))
+        return editor.pair(tensor, symmetric(found, table.precision), wide=wide)
 
     def stay_wide(node: onnx.NodeProto) -> None:
         for member in (node, *ranges.following(node)):
@@ -72,12 +108,12 @@ def place(editor: Editor, ranges: Ranges, table: CalibrationTable, keep: Collect
             for index, tensor in enumerate(original.input):
                 node.input[index] = quantised(tensor, wide=True)
         elif ranges.is_joining(original) and original.op_type == "Add":
-            branch = _branch(original, ranges, keep)
-            if branch is not None:
-                editor.rename_input(editor.node(original), branch, quantised(branch))
+            skip = branch(original, ranges, keep)
+            if skip is not None:
+                editor.rename_input(editor.node(original), skip, quantised(skip))
 
 
-def _branch(node: onnx.NodeProto, ranges: Ranges, keep: Collection[str]) -> str | None:
+def branch(node: onnx.NodeProto, ranges: Ranges, keep: Collection[str]) -> str | None:
     """The input of a residual Add that isn't the fresh result of a quantised convolution, if the other one is."""
 
     def fresh(tensor: str) -> bool:

@@ -121,7 +121,7 @@ def audit(report: LayerReport, precision: str, *, keep: Collection[str] = ()) ->
 
     Args:
         report: the engine's layers, best seen from the graph's side (:meth:`LayerReport.covering`).
-        precision: "fp32", "fp16", "bf16" or "int8".
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
         keep: ONNX nodes that were left in a wider type on purpose; one that isn't wider is an error too.
 
     Raises:
@@ -155,7 +155,12 @@ def _said(layers: list[Layer]) -> str:
 def _remedy(precision: str, wrong: list[Layer]) -> str:
     if all(layer.type == MISSING for layer in wrong):
         return "the builder merged or dropped these nodes: simplify the graph, or name them as kept"
-    if precision in {"int8", "fp8"}:
+    if precision == "fp8":
+        return (
+            "name these nodes as kept (--keep): FP8 convolutions want filters of at most 32 weights in space, some"
+            " libraries more than 16 channels; or check their Q/DQ pairs: FP8 on both inputs, weight scales on axis 0"
+        )
+    if precision == "int8":
         return (
             "check the Q/DQ pairs of these nodes: one scale for the activation, per-channel weight scales on axis 0"
             " (axis 1 for ConvTranspose), zero point 0; or name the nodes as kept"

@@ -2,7 +2,7 @@
 
 The engine inspector needs a GPU. But the plan's compiler keeps its programs as text inside the plan: one main
 program and a small one for each fusion that is compiled on the target, each with its tensors' types and the
-operations in order. Seen in plans of TensorRT for RTX 1.7, of FP32, FP16, BF16 and INT8 graphs::
+operations in order. Seen in plans of TensorRT for RTX 1.7, of FP32, FP16, BF16, INT8 and FP8 graphs::
 
     header { ... accelerators={sm80 } }
     descriptors { tensor={ ... name="x.1" ... type=half } ... }
@@ -42,7 +42,7 @@ _KINDS: dict[str, Kind] = {
     "fully_connected": "matmul",
     "gemm": "matmul",
 }
-_TYPES = {"float": "fp32", "half": "fp16", "bf16": "bf16", "int8": "int8"}
+_TYPES = {"float": "fp32", "half": "fp16", "bf16": "bf16", "int8": "int8", "fp8_e4m3": "fp8"}
 
 # A fusion's operations stand in a program of its own; shape arithmetic and copies compute nothing of the network.
 _SKIPPED = {"runtime_fusion", "shape_call", "copy", "memset"}

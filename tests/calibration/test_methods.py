@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 
 from calibration.histogram import GrowingHistogram, Histogram
-from calibration.methods import DEFAULT_METHOD, METHODS
+from calibration.methods import (
+    DEFAULT_METHOD,
+    METHODS,
+    default_method,
+    find_method,
+    methods_for,
+)
 from calibration.methods.entropy import BINS, LEVELS, entropy, kl_divergences
-from calibration.methods.mse import mse, squared_errors
+from calibration.methods.mse import FP8_LEVELS, mse, mse_fp8, squared_errors
 from calibration.methods.percentile import percentile
+from engines.errors import InputError
 
+EVERY = [(precision, name) for precision in ("int8", "fp8") for name in methods_for(precision)]
 N = 60_000
 RNG = np.random.default_rng(7)
 DISTRIBUTIONS = {
@@ -157,21 +165,60 @@ def test_mse_is_as_good_as_a_search_over_the_values_themselves(name):
     assert squared_error(values, mse(collected(values))) <= least * 1.01
 
 
+def fp8_error(values: np.ndarray, amax: float) -> float:
+    """The squared error of e4m3 with its largest number at ``amax``, number by number from its definition."""
+    scaled = np.minimum(np.abs(values) * 448 / amax, 448)
+    binade = np.maximum(np.floor(np.log2(np.maximum(scaled, 1e-30))), -6)
+    step = 2.0 ** (binade - 3)
+    quantised = np.minimum(np.rint(scaled / step) * step, 448) * amax / 448
+    return float(((np.abs(values) - quantised) ** 2).sum())
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_squared_errors_of_fp8_equal_those_of_the_values_themselves(name):
+    values = DISTRIBUTIONS[name].astype(np.float32).astype(np.float64)
+    ranges = np.abs(values).max() * np.array([1e-3, 0.02, 0.5, 0.83, 1.0])
+    found = squared_errors(collected(values), ranges, FP8_LEVELS)
+    np.testing.assert_allclose(found, [fp8_error(values, amax) for amax in ranges], rtol=0.02)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_mse_of_fp8_is_as_good_as_a_search_over_the_values_themselves(name):
+    values = DISTRIBUTIONS[name].astype(np.float32).astype(np.float64)
+    candidates = np.abs(values).max() * 2.0 ** -np.linspace(0, 4, 200)
+    least = min(fp8_error(values, amax) for amax in candidates)
+    assert fp8_error(values, mse_fp8(collected(values))) <= least * 1.005
+
+
+def test_fp8_holds_an_outlier_at_no_cost_to_the_rest():
+    values = DISTRIBUTIONS["gauss"].astype(np.float32).astype(np.float64)
+    wide = mse_fp8(collected(np.append(values, 1000.0)))
+    assert wide > 900
+    assert fp8_error(values, wide) < 1.1 * fp8_error(values, mse_fp8(collected(values)))
+
+
 def test_minmax_is_the_largest_magnitude():
     assert METHODS["minmax"](collected(np.array([-3.5, 1, 2]))) == 3.5
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_stays_within_what_was_seen(name):
+@pytest.mark.parametrize(("precision", "name"), EVERY)
+def test_every_method_stays_within_what_was_seen(precision, name):
     for values in DISTRIBUTIONS.values():
         histogram = collected(values)
-        assert 0 < METHODS[name](histogram) <= histogram.amax
+        assert 0 < find_method(name, precision)(histogram) <= histogram.amax
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_tensor_of_zeros_has_range_zero(name):
-    assert METHODS[name](collected(np.zeros(100))) == 0.0
+@pytest.mark.parametrize(("precision", "name"), EVERY)
+def test_a_tensor_of_zeros_has_range_zero(precision, name):
+    assert find_method(name, precision)(collected(np.zeros(100))) == 0.0
 
 
-def test_entropy_is_the_default():
-    assert DEFAULT_METHOD == "entropy"
+def test_the_default_is_entropy_for_int8_and_mse_for_fp8_where_entropy_is_not_defined():
+    assert DEFAULT_METHOD == default_method("int8") == "entropy"
+    assert default_method("fp8") == "mse"
+    assert methods_for("fp8")["mse"] is not methods_for("int8")["mse"]
+    with pytest.raises(InputError, match="'entropy' isn't defined for FP8") as caught:
+        find_method("entropy", "fp8")
+    assert caught.value.remedy == "methods of fp8 are mse, percentile, minmax"
+    with pytest.raises(InputError, match="'magic' is unknown"):
+        find_method("magic", "int8")

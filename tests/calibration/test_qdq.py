@@ -264,7 +264,7 @@ def test_a_convtranspose_is_quantised_along_axis_1_for_tensorrt_and_left_to_floa
     model = quantise(master, table, "tensorrt")
     dequantise = producers(model.graph)[node(model, "up").input[1]]
     assert onnx.helper.get_node_attr_value(dequantise, "axis") == 1
-    assert lint(model) == []
+    assert not any(finding.fatal for finding in lint(model))
     types = {layer.name: layer.type for layer in layer_types(quantise(master, table, "onnxruntime"))}
     assert types == {"up": "fp32", "fc": "int8"}
 

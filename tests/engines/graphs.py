@@ -4,12 +4,13 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx
-from ml_dtypes import bfloat16
+from ml_dtypes import bfloat16, float8_e4m3fn
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.tiny import tiny_graph
 
 HALF, BF16 = TensorProto.FLOAT16, TensorProto.BFLOAT16
+QUANTISED = TensorProto.INT8  # of either type: what needs no cast
 
 
 def typed_graph(model: onnx.ModelProto, kind: int = HALF, *, keep: Collection[str] = ()) -> onnx.ModelProto:
@@ -33,7 +34,7 @@ def typed_graph(model: onnx.ModelProto, kind: int = HALF, *, keep: Collection[st
     names = {"input": "input"}
 
     def as_type(tensor: str, wanted: int) -> str:
-        if tensor in constants or types[tensor] in {wanted, TensorProto.INT8}:
+        if tensor in constants or types[tensor] in {wanted, QUANTISED}:
             return names.get(tensor, tensor)
         name = f"{tensor}.cast{wanted}"
         if name not in types:
@@ -46,7 +47,7 @@ def typed_graph(model: onnx.ModelProto, kind: int = HALF, *, keep: Collection[st
         copy = onnx.NodeProto.FromString(node.SerializeToString())
         copy.input[:] = [as_type(name, wanted) for name in node.input]
         for output in node.output:
-            types[output] = TensorProto.INT8 if node.op_type == "QuantizeLinear" else wanted
+            types[output] = QUANTISED if node.op_type == "QuantizeLinear" else wanted
             names[output] = "logits.typed" if output == "logits" else output
         copy.output[:] = [names[output] for output in node.output]
         nodes.append(copy)
@@ -64,6 +65,7 @@ def quantised_graph(
     skip: Collection[str] = (),
     wrong_axis: Collection[str] = (),
     per_channel_activation: Collection[str] = (),
+    fp8: bool = False,
 ) -> onnx.ModelProto:
     """The graph with Q/DQ on the inputs of every Conv and Gemm, per-channel weights on axis 0.
 
@@ -72,7 +74,9 @@ def quantised_graph(
         skip: nodes left without Q/DQ.
         wrong_axis: nodes whose weight scales lie along axis 1.
         per_channel_activation: nodes whose activation has a scale a channel.
+        fp8: store e4m3 in place of int8.
     """
+    stored, largest = (np.dtype(float8_e4m3fn), 448) if fp8 else (np.dtype(np.int8), 127)
     result = onnx.ModelProto.FromString(model.SerializeToString())
     graph = result.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -81,7 +85,7 @@ def quantised_graph(
 
     def pair(name: str, tensor: str, scale: np.ndarray, axis: int) -> str:
         """Q and DQ of an activation."""
-        added[f"{name}.s"], added[f"{name}.z"] = scale, np.zeros(scale.shape, np.int8)
+        added[f"{name}.s"], added[f"{name}.z"] = scale, np.zeros(scale.shape, stored)
         for op, source in (("QuantizeLinear", tensor), ("DequantizeLinear", f"{name}.QuantizeLinear")):
             inputs, output = [source, f"{name}.s", f"{name}.z"], f"{name}.{op}"
             nodes.append(helper.make_node(op, inputs, [output], output, axis=axis))
@@ -98,9 +102,10 @@ def quantised_graph(
             others = tuple(i for i in range(values.ndim) if i != axis)
             amax = np.abs(values).max(others, keepdims=True).astype(np.float32)
             name = f"{node.name}.w"
-            added[f"{name}.q"] = np.rint(values / (amax / 127)).astype(np.int8)
-            added[f"{name}.s"] = (amax / 127).reshape(-1)
-            added[f"{name}.z"] = np.zeros(amax.size, np.int8)
+            scaled = values / (amax / largest)
+            added[f"{name}.q"] = (scaled if fp8 else np.rint(scaled)).astype(stored)
+            added[f"{name}.s"] = (amax / largest).reshape(-1)
+            added[f"{name}.z"] = np.zeros(amax.size, stored)
             inputs = [f"{name}.q", f"{name}.s", f"{name}.z"]
             nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}.dq"], f"{name}.dq", axis=axis))
             copy.input[1] = f"{name}.dq"
@@ -119,3 +124,8 @@ def quantised_graph(
 def int8_graph(**faults: Collection[str]) -> onnx.ModelProto:
     """The tiny graph with Q/DQ and an FP16 remainder."""
     return typed_graph(quantised_graph(tiny_graph(lrn=True), **faults))
+
+
+def fp8_graph(**faults: Collection[str]) -> onnx.ModelProto:
+    """The tiny graph with Q/DQ in FP8 and an FP16 remainder."""
+    return typed_graph(quantised_graph(tiny_graph(lrn=True), fp8=True, **faults))

@@ -11,7 +11,7 @@ from engines.builders.audit import MISSING, Kind, Layer, LayerReport, audit, onn
 from engines.builders.inspector import inspected_layers, inspected_tensors
 from engines.builders.rtx_plan import read_rtx_layers, rtx_layers
 from engines.errors import AuditError, EngineFormatError, InputError
-from tests.engines.graphs import BF16, int8_graph, quantised_graph, typed_graph
+from tests.engines.graphs import BF16, fp8_graph, int8_graph, quantised_graph, typed_graph
 from tests.tiny import tiny_graph
 
 
@@ -188,6 +188,15 @@ def test_the_inspectors_json_of_tensorrt_11_becomes_a_report() -> None:
         audit(found, "int8")
 
 
+@pytest.mark.parametrize("name", ["FP8", "Row major linear FP8 format"])
+def test_the_inspector_tells_fp8_from_int8(name: str) -> None:
+    found = inspected_layers(json.dumps(INSPECTED_11).replace("Int8", name))
+    assert [(layer.label, layer.type) for layer in found.heavy] == [("conv1", "fp8"), ("conv2", "fp16")]
+    with pytest.raises(AuditError, match="asked for fp8, but in the engine 'conv2'") as caught:
+        audit(found, "fp8")
+    assert "--keep" in caught.value.remedy
+
+
 @pytest.mark.parametrize("text", [json.dumps(INSPECTED_10), json.dumps(INSPECTED_11)], ids=["10", "11"])
 def test_inputs_and_outputs_are_named_in_either_json(text: str) -> None:
     assert inspected_tensors(text) == ("input", "logits")
@@ -227,8 +236,8 @@ PLAN = b"""\0\1header {
   version = 5
 }
 descriptors {
-  tensor={ dims={ 1 } name="x" rank0=0 type=fp8e4m3 }
-  sub_tensor={ base="x" name="w" strides={ 1 } type=fp8e4m3 }
+  tensor={ dims={ 1 } name="x" rank0=0 type=fp8_e4m3 }
+  sub_tensor={ base="x" name="w" strides={ 1 } type=fp8_e4m3 }
   tensor={ name="b" type=float }
 }
 main {
@@ -287,14 +296,20 @@ def verbose_types(model: onnx.ModelProto) -> tuple[bytes, dict[str, list[str]]]:
         int8_graph(),
         int8_graph(wrong_axis={"conv2"}),
         int8_graph(per_channel_activation={"conv1"}),
+        fp8_graph(),
+        fp8_graph(skip={"conv1", "fc2"}),
+        quantised_graph(tiny_graph(), fp8=True),
     ],
-    ids=["fp32", "fp16", "bf16", "int8 in fp32", "int8 in fp16", "wrong axis", "per channel"],
+    ids=[
+        *("fp32", "fp16", "bf16", "int8 in fp32", "int8 in fp16", "wrong axis", "per channel"),
+        *("fp8 in fp16", "partly fp8", "fp8 in fp32"),
+    ],
 )
 def test_types_read_from_a_plan_agree_with_the_builders_own_listing(model: onnx.ModelProto) -> None:
     plan, listed = verbose_types(model)
-    names = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "Int8": "int8"}
+    names = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "Int8": "int8", "FP8": "fp8"}
     read = {layer.label: layer.type for layer in rtx_layers(plan).heavy}
     assert read.keys() == listed.keys() == {"conv1", "conv2", "fc1", "fc2"}
     for node, types in listed.items():
         # Scales and accumulators are wider than data and weights, which the listing doesn't tell apart.
-        assert min((names[kind] for kind in types), key=["int8", "fp16", "bf16", "fp32"].index) == read[node]
+        assert min((names[kind] for kind in types), key=["int8", "fp8", "fp16", "bf16", "fp32"].index) == read[node]

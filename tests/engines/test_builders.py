@@ -21,7 +21,7 @@ from engines.errors import AuditError, BuildError, GraphError, InputError, Missi
 from engines.files import write_atomically
 from engines.header import read_header
 from engines.tensors import TensorSpec
-from tests.engines.graphs import BF16, int8_graph, typed_graph
+from tests.engines.graphs import BF16, fp8_graph, int8_graph, typed_graph
 from tests.tiny import tiny_graph
 
 pytest.importorskip("tensorrt_rtx")
@@ -31,6 +31,7 @@ GRAPHS = {
     "fp16": lambda: typed_graph(tiny_graph(lrn=True)),
     "bf16": lambda: typed_graph(tiny_graph(), BF16),
     "int8": int8_graph,
+    "fp8": fp8_graph,
 }
 
 
@@ -157,6 +158,23 @@ def test_a_plan_is_built_for_the_compute_capabilities_asked_for(
 ) -> None:
     plan = build(tmp_path, typed_graph(tiny_graph()), compute_capabilities=capabilities)
     assert plan.header.compute_capabilities == capabilities
+
+
+def test_an_fp8_plan_for_every_gpu_claims_some_that_have_no_fp8(tmp_path: Path) -> None:
+    """Why FP8 names its targets: where this fails, a newer library's header may tell the truth."""
+    assert build(tmp_path, fp8_graph()).header.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
+    named = build(tmp_path, fp8_graph(), compute_capabilities=("8.9", "12.0", "12.1"))
+    assert named.header.compute_capabilities == ("8.9", "12.0", "12.1")
+    with pytest.raises(BuildError, match="fp8"):
+        build(tmp_path, fp8_graph(), compute_capabilities=("8.6",))
+
+
+def test_an_fp8_graph_with_a_layer_left_out_fails_the_audit_by_name(tmp_path: Path) -> None:
+    plan = build(tmp_path, fp8_graph(skip={"conv2"}))
+    with pytest.raises(AuditError, match=r"asked for fp8, but in the engine 'conv2' \(conv\) is fp16") as caught:
+        audit(plan.layers, "fp8")
+    assert "32 weights" in caught.value.remedy
+    audit(plan.layers, "fp8", keep={"conv2"})
 
 
 def test_a_compute_capability_that_rtx_lacks_is_refused_with_those_it_has(tmp_path: Path) -> None:

@@ -65,6 +65,18 @@ def test_the_rebuild_command_names_the_new_gpu_only(tmp_path: Path, form: str) -
     assert reason.remedy.endswith("toolkit build-engine 'my model.onnx' --fp16 --compute-capability 8.6")
 
 
+@pytest.mark.parametrize("here", ["8.0", "8.6", "7.5"])
+def test_an_fp8_engine_is_not_for_gpus_without_fp8_whatever_it_lists(tmp_path: Path, here: str) -> None:
+    everything = ("8.0", "8.6", "8.9", "12.0", "12.1")
+    engine = engine_in(tmp_path, rtx_plan(mask=0x3E))
+    facts = {"precision": "fp8", "compute_capabilities": everything}
+    replace(full_passport(engine), **facts).write(passport_path(engine))  # type: ignore[arg-type]
+    assert reasons_not_to_run(engine, **HERE) == []  # type: ignore[arg-type]
+    reason = only(reasons_not_to_run(engine, compute_capability=here, installed="1.7.1"))
+    assert f"FP8, which needs compute capability 8.9 or newer; this GPU has {here}" in reason.cause
+    assert "--int8 or --fp16" in reason.remedy
+
+
 def test_a_data_centre_gpu_is_sent_to_tensorrt(tmp_path: Path) -> None:
     reason = only(reasons_not_to_run(rtx_engine(tmp_path), compute_capability="9.0", installed="1.7.1"))
     assert "--backend tensorrt" in reason.remedy
