@@ -1,0 +1,121 @@
+"""The ranges that measure best: what every method proposes is tried on images that no histogram has seen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from calibration.collect import Statistics
+from calibration.methods import methods_for
+from calibration.refine import choose_ranges
+from calibration.simulation import Simulation
+from calibration.table import CalibrationTable
+from calibration.trials import Batches, Bench, Trial, is_good
+from engines.errors import InputError
+from engines.progress import QUIET, Progress
+from export.graph import load_graph, weights_digest
+from export.onnxlib import onnx
+
+__all__ = ["METHOD", "Choice", "Trial", "choose", "is_good", "measure"]
+
+METHOD = "auto"
+"""The method of a table that was chosen here."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        table: its ranges say which method each is from, its facts ("auto") how the methods measured, and what was
+            better.
+        trials: of the methods, and of what was better than all before it, in the order in which they were tried.
+        chosen: that of the table.
+        evaluated: how many candidates were measured.
+    """
+
+    table: CalibrationTable
+    trials: tuple[Trial, ...]
+    chosen: Trial
+    evaluated: int
+
+
+def measure(
+    model: onnx.ModelProto | Path | str,
+    table: CalibrationTable,
+    held_out: Batches,
+    *,
+    name: str = "",
+    threads: int | None = None,
+) -> Trial:
+    """How one table does.
+
+    Args:
+        model: the FP32 master graph, or its path.
+        table: its ranges and what else decides how it is quantised.
+        held_out: batches of images that the ranges were not chosen on.
+        name: of the trial; the table's method unless given.
+        threads: of ONNX Runtime; all cores unless given.
+    """
+    with Simulation(model, table, threads=threads) as simulation:
+        return Bench(simulation, held_out).measure(name or table.method)
+
+
+def choose(
+    model: onnx.ModelProto | Path | str,
+    statistics: Statistics,
+    held_out: Batches,
+    *,
+    methods: Sequence[str] | None = None,
+    precision: str = "int8",
+    equalisation: Mapping[str, tuple[float, ...]] | None = None,
+    weight_clip: str = "max",
+    data: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+    progress: Progress = QUIET,
+    threads: int | None = None,
+) -> Choice:
+    """Choose every tensor's range by what it does to the logits.
+
+    Args:
+        model: the FP32 master graph, or its path.
+        statistics: what was collected: of ``model``, or of it with ``equalisation``.
+        held_out: batches of images that the statistics have not seen, 64 or so; all of them are held in memory.
+        methods: candidates; all that the precision has unless given.
+        precision: "int8" or "fp8".
+        equalisation: factors for the table (:mod:`calibration.equalise`).
+        weight_clip: how the ranges of weights are chosen.
+        data: the digest of the pixels that the statistics saw.
+        facts: what else the table should tell.
+        progress: told of every candidate.
+        threads: of ONNX Runtime; all cores unless given.
+
+    Raises:
+        InputError: no methods, or an unknown one.
+        DataError: no held-out images.
+        TableError: the statistics are of another graph.
+    """
+    names = tuple(methods_for(precision) if methods is None else methods)
+    if not names:
+        raise InputError("no methods to choose from", "give at least one")
+    model = load_graph(model) if isinstance(model, Path | str) else model
+    tables = {name: statistics.table(name, data=data, facts=facts, precision=precision) for name in names}
+    first = tables[names[0]]
+    if equalisation:
+        first = replace(first, equalisation=equalisation, weights=weights_digest(model))
+    first = replace(first, weight_clip=weight_clip)
+    progress.begin("measuring candidates", None, "candidates")
+    try:
+        with Simulation(model, first, threads=threads) as simulation:
+            del model
+            bench = Bench(simulation, held_out, progress)
+            proposals = {name: {key: found.amax for key, found in tables[name].ranges.items()} for name in names}
+            best = choose_ranges(bench, proposals)
+    finally:
+        progress.end()
+    ranges = {
+        name: replace(found, amax=best.amax[name], method=best.origins[name]) for name, found in first.ranges.items()
+    }
+    told = {**first.facts, METHOD: [trial.to_json() for trial in best.trials]}
+    table = replace(first, ranges=ranges, method=METHOD, facts=told)
+    return Choice(table, tuple(best.trials), best.trial, bench.measured)

@@ -1,0 +1,227 @@
+"""A quantised graph that answers questions: other ranges, other layers kept back, without writing weights again.
+
+What TensorRT would compute is computed by ONNX Runtime in float32: every 8-bit value is rounded as in the graph
+that ships, since that graph's own placement makes this one. Two things make a question cheap. Weights are quantised
+once, and put as float constants into a file that sessions map, so that the graph of a question is a few kilobytes.
+The scales of activations are inputs with default values, so that other ranges need no other session.
+"""
+
+import shutil
+import tempfile
+import weakref
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.equalise import equalise
+from calibration.folding import FoldingEditor, WeightStore
+from calibration.qdq import place
+from calibration.ranges import WEIGHTED, Ranges, refuse_typed
+from calibration.table import CalibrationTable, check_table
+from engines.errors import GraphError, InputError, RunError
+from engines.optional import require
+from engines.sessions.onnxruntime import UNFAITHFUL
+from engines.sessions.ort_fp8 import CONFIG, DISABLED
+from engines.tensors import check_feeds
+from export.graph import inputs, load_graph, module_of, read_metadata, weights_digest
+from export.onnxlib import onnx
+from export.structure import initializers, label
+
+_SESSIONS = 2
+"""Sessions that stay loaded: that of the last question and the one before."""
+
+Scales = dict[str, NDArray[np.float32]]
+
+
+class Simulation:
+    """The graph that ``quantise(model, table, "tensorrt", remainder="fp32")`` makes, to be asked variations of.
+
+    It keeps the weights, plain and quantised, in a temporary folder until it is closed or forgotten.
+
+    Args:
+        model: the FP32 master graph, or its path; it isn't changed, nor held.
+        table: the ranges, and what else decides how the graph is quantised. What it keeps back stays so.
+        threads: of ONNX Runtime; all cores unless given.
+
+    Attributes:
+        layers: names of the nodes that are quantised and can be kept back, in graph order.
+        groups: names of the tensors whose range matters, in graph order.
+        table: as given.
+
+    Raises:
+        TableError: the table was made from other weights or preprocessing, or lacks a tensor.
+        GraphError: the graph can't be run, is quantised already, has several inputs, or nothing to quantise.
+        MissingLibraryError: ONNX Runtime isn't installed.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto | Path | str, table: CalibrationTable, *, threads: int | None = None
+    ) -> None:
+        self._runtime = require("onnxruntime", "Simulating a quantised graph", "onnxruntime")
+        model = load_graph(model) if isinstance(model, Path | str) else model
+        refuse_typed(model)
+        metadata = read_metadata(model)
+        check_table(table, weights_digest(model), metadata.preprocess.digest() if metadata else None)
+        self._inputs = inputs(model)
+        if len(self._inputs) != 1:
+            raise GraphError(f"the graph has {len(self._inputs)} inputs, not one", "export the model again")
+        folder = Path(tempfile.mkdtemp(prefix="simulate-"))
+        self._close = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._graph_file = folder / "graph.onnx"
+        self._store = WeightStore(folder / "weights.bin")
+        self._model = self._store.move(equalise(model, table.equalisation))
+        del model
+        self.table = table
+        self._threads = threads
+        self._sessions: OrderedDict[frozenset[str], Any] = OrderedDict()
+        self._scales: tuple[object, Scales] = (None, {})
+        ranges = Ranges(self._model)
+        self._nodes = {label(node): node for node in self._model.graph.node}
+        placed = self._place(frozenset(table.keep), table)
+        stored = {node.output[0]: ranges.root(node.input[0]) for node in _quantizers(placed)}
+        self.groups = tuple(dict.fromkeys(stored.values()))
+        read = {
+            node.output[0]: stored[node.input[0]] for node in placed.graph.node if node.op_type == "DequantizeLinear"
+        }
+        self._reads = {
+            node.name: frozenset(read[name] for name in node.input if name in read)
+            for node in placed.graph.node
+            if node.op_type in WEIGHTED and node.name in self._nodes and node.input[0] in read
+        }
+        self.layers = tuple(self._reads)
+        if not self.layers:
+            raise GraphError("no convolution or matrix product of the graph is quantised", "keep fewer layers back")
+
+    def run(
+        self,
+        batch: NDArray[Any],
+        *,
+        amax: Mapping[str, float] | None = None,
+        keep: Collection[str] = (),
+        only: Collection[str] | None = None,
+    ) -> NDArray[np.float32]:
+        """The logits of the quantised graph.
+
+        Questions that differ in their layers need a session each, of which the last two stay loaded: ask one
+        question of all batches before the next one.
+
+        Args:
+            batch: what the graph takes.
+            amax: ranges that differ from the table's, by the name of the tensor.
+            keep: nodes that stay unquantised, beside those that the table keeps.
+            only: if given, all other layers stay unquantised.
+
+        Returns:
+            float32 [N, classes].
+
+        Raises:
+            InputError: the batch doesn't fit, or a name isn't in the graph.
+            RunError: ONNX Runtime failed.
+        """
+        kept = self._kept(keep, only)
+        feeds: dict[str, Any] = {self._inputs[0].name: batch}
+        check_feeds(self._inputs, feeds)
+        session = self._session(kept)
+        feeds |= self._scales_of(kept, amax or {})
+        try:
+            return np.asarray(session.run(None, feeds)[0])
+        except Exception as error:  # the runtime's own classes share no base but Exception
+            raise RunError(f"the graph failed on a batch: {error}", "check it with `toolkit verify`") from error
+
+    def reference(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """The logits of the FP32 graph."""
+        return self.run(batch, keep=self.layers)
+
+    def readers(self, group: str) -> tuple[str, ...]:
+        """The layers that read a tensor of ``group``, in graph order."""
+        return tuple(layer for layer in self.layers if group in self._reads[layer])
+
+    def module(self, layer: str) -> str | None:
+        """The PyTorch module that a layer comes from; None in a foreign graph."""
+        return module_of(self._nodes[layer])
+
+    def operator(self, layer: str) -> str:
+        """A layer's operator."""
+        return str(self._nodes[layer].op_type)
+
+    def close(self) -> None:
+        """Free the sessions and the files; nothing can be asked any more."""
+        self._sessions.clear()
+        self._close()
+
+    def __enter__(self) -> "Simulation":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _kept(self, keep: Collection[str], only: Collection[str] | None) -> frozenset[str]:
+        for name in (*keep, *(only or ())):
+            if name not in self._nodes:
+                raise InputError(f"no node is called '{name}'", "`toolkit inspect` lists the graph's nodes")
+        others = () if only is None else set(self.layers) - set(only)
+        return frozenset({*keep, *self.table.keep, *others})
+
+    def _place(self, keep: frozenset[str], table: CalibrationTable) -> onnx.ModelProto:
+        """The graph of a question, its large constants in the store."""
+
+        def editor(model: onnx.ModelProto, *, weight_clip: str, precision: str) -> FoldingEditor:
+            return FoldingEditor(model, self._store, weight_clip=weight_clip, precision=precision)
+
+        return place(self._model, replace(table, equalisation={}), "tensorrt", keep, editor).finish()
+
+    def _session(self, keep: frozenset[str]) -> Any:
+        if keep in self._sessions:
+            self._sessions.move_to_end(keep)
+            return self._sessions[keep]
+        while len(self._sessions) >= _SESSIONS:
+            self._sessions.popitem(last=False)
+        model = self._place(keep, self.table)
+        for name in dict.fromkeys(node.input[1] for node in _quantizers(model)):
+            model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
+        self._graph_file.write_bytes(model.SerializeToString())
+        options = self._runtime.SessionOptions()
+        options.log_severity_level = 4
+        for key, value in CONFIG.items():  # Q and DQ are computed as they stand, of INT8 and FP8 alike
+            options.add_session_config_entry(key, value)
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        try:
+            session = self._runtime.InferenceSession(
+                str(self._graph_file),
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,
+                disabled_optimizers=[*UNFAITHFUL, *DISABLED],
+            )
+        except Exception as error:  # as above
+            raise GraphError(
+                f"ONNX Runtime can't run the graph: {error}", "check it with `toolkit verify`"
+            ) from error
+        self._sessions[keep] = session
+        return session
+
+    def _scales_of(self, keep: frozenset[str], amax: Mapping[str, float]) -> Scales:
+        """What the placement makes of other ranges: the values of the scales' inputs."""
+        if not amax:
+            return {}
+        question = (keep, tuple(sorted(amax.items())))
+        if self._scales[0] != question:
+            changed = {name: replace(self.table.range_of(name), amax=float(value)) for name, value in amax.items()}
+            model = self._place(keep, replace(self.table, ranges={**self.table.ranges, **changed}))
+            constants = initializers(model.graph)
+            names = {node.input[1] for node in _quantizers(model)}
+            self._scales = question, {name: onnx.numpy_helper.to_array(constants[name]) for name in sorted(names)}
+        return self._scales[1]
+
+
+def _quantizers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
