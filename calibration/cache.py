@@ -5,8 +5,10 @@ The first line names version and calibrator, ``TRT-101300-EntropyCalibration2`` 
 """
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
+from calibration.ranges import Group
 from calibration.table import CalibrationTable, TensorRange
 from engines.errors import TableError
 from engines.files import read_text
@@ -15,26 +17,41 @@ _CALIBRATORS = {"minmax": "MinMaxCalibration"}
 _METHODS = {"MinMaxCalibration": "minmax", "EntropyCalibration2": "entropy", "EntropyCalibration": "entropy"}
 
 
-def to_tensorrt_cache(table: CalibrationTable, *, version: str = "10.13.0") -> str:
+def to_tensorrt_cache(
+    table: CalibrationTable, *, version: str = "10.13.0", groups: Mapping[str, Group] | None = None
+) -> str:
     """The table as a calibration cache.
 
     Args:
         table: the ranges.
         version: of the TensorRT that will read it, "major.minor.patch".
+        groups: the tensors that share each range, as :meth:`calibration.ranges.Ranges.wanted` tells of the graph.
+            TensorRT wants a line for every one: where one is missing, it leaves the layers around in float.
 
     Raises:
-        TableError: ``version`` is none, or a name holds a line break.
+        TableError: ``version`` is none, a name holds a line break, or the table can't be said in a cache: its ranges
+            are of FP8, or of tensors that are equalised first.
     """
     parts = version.split(".")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise TableError(f"'{version}' is no version of TensorRT", "give one like 10.13.0")
+    if table.precision != "int8":
+        raise TableError(f"a calibration cache can't hold ranges of {table.precision}", "calibrate for INT8")
+    if table.equalisation:
+        first = next(iter(table.equalisation))
+        more = f" (and {len(table.equalisation) - 1} more)" if len(table.equalisation) > 1 else ""
+        raise TableError(
+            f"a calibration cache can't tell that tensor '{first}'{more} is equalised before it is quantised",
+            "calibrate with --no-equalise, or build from the table",
+        )
     major, minor, patch = map(int, parts)
     number = f"{major}{minor:02d}{patch:02d}" if major >= 10 else f"{major}{minor}{patch:02d}"
     lines = [f"TRT-{number}-{_CALIBRATORS.get(table.method, 'EntropyCalibration2')}"]
     for name, found in table.ranges.items():
-        if "\n" in name or "\r" in name:
-            raise TableError(f"tensor name {name!r} holds a line break", "rename the tensor")
-        lines.append(f"{name}: {struct.pack('>f', found.amax / 127).hex()}")
+        for tensor in groups[name].members if groups and name in groups else (name,):
+            if "\n" in tensor or "\r" in tensor:
+                raise TableError(f"tensor name {tensor!r} holds a line break", "rename the tensor")
+            lines.append(f"{tensor}: {struct.pack('>f', found.amax / 127).hex()}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,18 +1,19 @@
 """The lint, on graphs that others write and on damage done on purpose."""
 
-import warnings
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.lint import FLOAT, REFUSED, SLOW, WRONG, lint, require_fusible
+from calibration.lint import FLOAT, REFUSED, SLOW, WRONG, Finding, lint, require_fusible, verdict
+from calibration.lint_rules import Rules
 from calibration.qdq import quantise
 from engines.errors import GraphError
 from export.precision import to_half
 from export.structure import topological_sort
-from tests.calibration.graphs import IMAGES, graph_of, table_of
+from tests.calibration.foreign_graphs import I8, U8, options, placed, single, stock, with_between, with_pool
+from tests.calibration.graphs import graph_of, table_of
+from tests.calibration.renaming import insert, node_of
 from tests.tiny import tiny_graph
 
 
@@ -41,45 +42,43 @@ def test_our_own_placement_and_plain_graphs_have_no_findings(good):
     assert require_fusible(good, "m.onnx") == ()
 
 
-def stock(tmp_path, **options) -> onnx.ModelProto:
-    """What ``onnxruntime.quantization.quantize_static`` makes."""
-    from onnxruntime import quantization
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.left = [{"input": IMAGES}]
-
-        def get_next(self):
-            return self.left.pop() if self.left else None
-
-    onnx.save(tiny_graph(), tmp_path / "m.onnx")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        quantization.quantize_static(str(tmp_path / "m.onnx"), str(tmp_path / "q.onnx"), Reader(), **options)
-    return onnx.load(tmp_path / "q.onnx")
-
-
 def test_the_default_output_of_quantize_static_is_refused_for_its_biases(tmp_path):
-    model = stock(tmp_path)
-    problems = {item.problem for item in lint(model) if item.effect == REFUSED}
-    assert "a bias is stored as int32" in problems
+    model = stock(tiny_graph(), tmp_path)
+    refused = {item.node: item.problem for item in lint(model) if item.effect == REFUSED}
+    biases = {"conv1.bias_DequantizeLinear", "conv2.bias_DequantizeLinear", "fc1.bias_DequantizeLinear"}
+    assert {refused[node] for node in biases} == {"it dequantises an int32 bias"}
+    assert refused["relu1_QuantizeLinear"] == "its zero point is -128: asymmetric"
     with pytest.raises(GraphError, match=r"TensorRT refuses node .* \(and \d+ more\)"):
         require_fusible(model, "q.onnx")
 
 
-def test_uint8_activations_are_refused(tmp_path):
-    from onnxruntime.quantization import QuantType
+def test_uint8_activations_are_said_to_be_read_as_int8(tmp_path):
+    model = stock(tiny_graph(), tmp_path, **options("uint8"))
+    found = {item.node: item for item in lint(model)}
+    assert found["relu1_QuantizeLinear"].effect == WRONG
+    assert "uint8 read as int8: half its range is clipped" in found["relu1_QuantizeLinear"].problem
+    assert (found["input_QuantizeLinear"].effect, "zero point" in found["input_QuantizeLinear"].problem) == (
+        REFUSED, True
+    )  # fmt: skip
 
-    model = stock(tmp_path, activation_type=QuantType.QUInt8)
-    problems = {item.problem for item in lint(model)}
-    assert "it quantises to uint8" in problems
+
+def test_unsigned_activations_alone_are_refused_before_a_build():
+    """NNCF's way: everything else is as TensorRT wants it, so that an engine would be built, with wrong results."""
+    model = placed({"input": I8, "relu1": U8})
+    assert {(item.node, item.effect) for item in lint(model) if item.fatal} == {("relu1.Q", WRONG)}
+    with pytest.raises(GraphError, match=r"silently compute wrong results from node 'relu1\.Q'"):
+        require_fusible(model, "m.onnx")
+    for name in ("relu1.Q", "relu1.DQ"):  # without a zero point the type is uint8 too
+        del node_of(model, name).input[2]
+    assert {(item.node, item.effect) for item in lint(model) if item.fatal} == {("relu1.Q", WRONG)}
 
 
 def test_our_placement_for_onnxruntime_is_not_for_tensorrt():
     master = tiny_graph()
     model = quantise(master, table_of(master), "onnxruntime")
     problems = {item.problem for item in lint(model)}
-    assert {"it quantises to uint8", "its zero point is not 0", "a bias is stored as int32"} <= problems
+    assert "it dequantises an int32 bias" in problems
+    assert any(problem.startswith("its zero point is") for problem in problems)
 
 
 def test_a_zero_point_that_is_not_zero_is_refused(good):
@@ -103,7 +102,8 @@ def test_activations_with_a_scale_a_channel_would_run_in_float(good):
     for node in good.graph.node:
         if node.name.startswith("pool."):
             node.attribute.append(helper.make_attribute("axis", 1))
-    assert ("pool.quantized", FLOAT) in found(good)
+    assert found(good) == {("conv2", FLOAT)}
+    assert lint(good)[0].problem == "its data has 8 scales, one a channel"
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -162,7 +162,7 @@ def test_dynamically_quantised_operators_are_refused():
 def test_graphs_in_the_operator_format_of_quantize_static_are_refused_node_by_node(tmp_path):
     from onnxruntime.quantization import QuantFormat
 
-    model = stock(tmp_path, quant_format=QuantFormat.QOperator)
+    model = stock(tiny_graph(), tmp_path, quant_format=QuantFormat.QOperator)
     refused = {item.operator for item in lint(model) if item.effect == REFUSED}
     assert {"QLinearConv", "QGemm"} <= refused
 
@@ -200,8 +200,44 @@ def test_half_scales_need_opset_19():
     assert lint(model) == []
     old = graph_of(nodes, constants, output=["batch", 3, 16, 16], opset=19)
     old.opset_import[0].version = 17
-    from calibration.lint import _Lint
+    rules = Rules(model)
+    rules.opset = 17
+    assert {(item.node, item.effect) for item in rules.findings()} == {("q", REFUSED), ("d", REFUSED)}
 
-    checker = _Lint(model)
-    checker.opset = 17
-    assert {(item.node, item.effect) for item in checker.findings()} == {("q", REFUSED), ("d", REFUSED)}
+
+def test_the_verdict_is_one_line_that_counts_nodes():
+    def of(*effects):
+        return [Finding(f"n{number}", "Conv", effect, "", "") for number, effect in enumerate(effects)]
+
+    assert verdict([], 8) == "nothing that it would refuse or silently run in float"
+    assert verdict(of(FLOAT, FLOAT), 8) == "would run 2 of 8 convolutions and matrix products in float"
+    assert verdict(of(REFUSED, REFUSED, WRONG, FLOAT, SLOW), 4) == (
+        "would refuse 2 nodes, compute wrong results from 1 node, run 1 of 4 convolutions and matrix products in "
+        "float, run slower because of 1 node"
+    )
+    twice = [Finding("n", "QuantizeLinear", REFUSED, problem, "") for problem in ("a", "b")]
+    assert verdict(twice, 4) == "would refuse 1 node"
+
+
+def test_what_stands_between_a_layer_and_its_quantised_data_is_named():
+    (finding,) = lint(with_between("Relu"))
+    assert finding.problem == "its data is not quantised: Relu stands between it and DequantizeLinear"
+
+
+def test_a_transposed_convolution_is_a_note_since_tensorrt_has_one():
+    model = single("ConvTranspose", (8, 4, 2, 2), 1, 4, kernel_shape=[2, 2], strides=[2, 2])
+    assert found(model) == {("layer", FLOAT)}
+    assert len(require_fusible(model, "m.onnx")) == 1
+    wrong = single("ConvTranspose", (8, 4, 2, 2), 0, 8, kernel_shape=[2, 2], strides=[2, 2])
+    with pytest.raises(GraphError, match="axis 0, not 1"):
+        require_fusible(wrong, "m.onnx")
+
+
+def test_a_computed_scale_is_said_to_crash_the_builder():
+    model = with_pool()
+    insert(model, "conv1", helper.make_node("ReduceMax", ["input"], ["m"], "max", keepdims=0))
+    for name in ("pool.quantized", "pool.dequantized"):
+        node_of(model, name).input[1] = "m"
+    assert {item.problem for item in lint(model)} == {
+        "its scale is computed at run time, on which the builder crashes"
+    }

@@ -2,12 +2,15 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 
 from calibration.cache import from_tensorrt_cache, read_tensorrt_cache, to_tensorrt_cache
+from calibration.ranges import Ranges
 from calibration.table import CalibrationTable, TensorRange, check_table
 from engines.errors import InputError, TableError
+from tests.tiny import tiny_graph
 
 TABLE = CalibrationTable(
     {
@@ -115,6 +118,40 @@ def test_a_tensorrt_cache_is_written_byte_for_byte():
 def test_a_minmax_table_makes_a_minmax_cache():
     table = CalibrationTable({"a": TensorRange(2.0, -2, 2)}, "minmax", "")
     assert to_tensorrt_cache(table).splitlines()[0] == "TRT-101300-MinMaxCalibration"
+
+
+def test_a_cache_names_every_tensor_of_a_group_when_it_is_told_the_graph():
+    model = tiny_graph()
+    table = CalibrationTable(
+        {"input": TensorRange(127.0, -1, 1), "relu1": TensorRange(1.0, 0, 1), "relu2": TensorRange(254.0, 0, 2)},
+        "entropy",
+        "",
+    )
+    # 127/127 = 0x3f800000, 1/127 = 0x3c010204, 254/127 = 0x40000000
+    assert to_tensorrt_cache(table, groups=Ranges(model).wanted()) == (
+        "TRT-101300-EntropyCalibration2\n"
+        "input: 3f800000\n"
+        "relu1: 3c010204\n"
+        "pool: 3c010204\n"
+        "relu2: 40000000\n"
+        "flat: 40000000\n"
+    )
+
+
+def test_names_with_colons_and_spaces_survive_byte_for_byte():
+    text = "TRT-8601-MinMaxCalibration\n(Unnamed Layer* 3) [Constant]: 0: 3c010204\na: b: 3f800000\n"
+    table = from_tensorrt_cache(text)
+    assert list(table.ranges) == ["(Unnamed Layer* 3) [Constant]: 0", "a: b"]
+    assert to_tensorrt_cache(table, version="8.6.1") == text
+
+
+def test_what_a_cache_can_not_say_is_refused():
+    equalised = replace(TABLE, equalisation={"relu1": (1.0, 2.0), "relu2": (2.0,)})
+    with pytest.raises(TableError, match=r"tensor 'relu1' \(and 1 more\) is equalised") as caught:
+        to_tensorrt_cache(equalised)
+    assert "--no-equalise" in caught.value.remedy
+    with pytest.raises(TableError, match="ranges of fp8"):
+        to_tensorrt_cache(replace(TABLE, precision="fp8"))
 
 
 def test_a_cache_is_read_back_to_the_float32_it_holds(tmp_path):

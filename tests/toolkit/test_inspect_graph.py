@@ -11,6 +11,8 @@ from calibration.qdq import quantise
 from calibration.table import CalibrationTable, TensorRange
 from engines.passport import Passport, passport_path
 from export.graph import Derived, weights_digest, write_derived
+from tests.calibration.foreign_graphs import options, stock, with_pool, with_weight
+from tests.calibration.graphs import residual_graph
 from tests.tiny import METADATA, tiny_graph
 from toolkit.cli import run
 from toolkit.steps.inspect import inspect
@@ -124,7 +126,73 @@ def test_a_graph_placed_for_onnx_runtime_is_not_called_wrong_for_tensorrt(tmp_pa
     write_derived(model, Derived("int8", "sha256:0", placement="onnxruntime"))
     onnx.save(model, path)
     assert inspect(path).to_json()["derived"]["placement"] == "onnxruntime"
-    assert "placed for ONNX Runtime on purpose" in shown(str(path))[1]
+    text = " ".join(shown(str(path))[1].split())
+    assert "the graph is placed for ONNX Runtime on purpose" in text
+    assert "--from" not in text
+
+
+FOREIGN: dict[str, tuple[Callable[[Path], onnx.ModelProto], tuple[str, ...]]] = {
+    "quantize_static": (
+        lambda folder: stock(tiny_graph(), folder, **options("defaults")),
+        (
+            "would refuse 18 nodes",
+            "conv1.bias_DequantizeLinear it dequantises an int32 bias refused",
+        ),
+    ),
+    "uint8": (
+        lambda folder: stock(tiny_graph(), folder, **options("uint8")),
+        (
+            "compute wrong results from 5 nodes",
+            "relu1_QuantizeLinear uint8 read as int8: half its range is clipped wrong results",
+        ),
+    ),
+    "zero point": (
+        lambda _: with_pool(zero=np.int8(3)),
+        ("would refuse 2 nodes", "pool.quantized its zero point is 3: asymmetric refused"),
+    ),
+    "wrong weight axis": (
+        lambda _: with_weight("conv2", None, np.full(8, 0.01, np.float32), np.zeros(8, np.int8), axis=1),
+        (
+            "would run 1 of 4 convolutions and matrix products in float",
+            "conv2 its weight has scales along axis 1, not 0, that of the output channels runs in float",
+        ),
+    ),
+    "per-channel activation": (
+        lambda _: with_pool(np.full(8, 0.01, np.float32), np.zeros(8, np.int8)),
+        (
+            "would run 1 of 4 convolutions and matrix products in float",
+            "conv2 its data has 8 scales, one a channel runs in float",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_graphs_are_named_for_what_tensorrt_would_do_with_them(
+    name: str, tmp_path: Path, shown: Shown
+) -> None:
+    make, texts = FOREIGN[name]
+    path = tmp_path / "foreign.onnx"
+    model = make(tmp_path)
+    del model.metadata_props[:]  # some are made from this toolkit's own
+    onnx.save(model, path)
+    code, out, _ = shown(str(path))
+    assert code == 0
+    text = " ".join(out.split())
+    for expected in (*texts, "toolkit calibrate MODEL.onnx --from foreign.onnx"):
+        assert expected in text
+
+
+def test_many_nodes_with_one_problem_are_cut_in_the_table_and_whole_in_json(tmp_path: Path, shown: Shown) -> None:
+    path = tmp_path / "foreign.onnx"
+    onnx.save(stock(residual_graph(), tmp_path, **options("int16")), path)
+    text = " ".join(shown(str(path))[1].split())
+    findings = inspect(path).to_json()["findings"]
+    stored = [item["node"] for item in findings if item["problem"] == "it stores int16"]
+    assert len(stored) == 20
+    table = text[text.index("node by node") :]
+    assert sum(f"{node} it stores int16 refused" in table for node in stored) == 8
+    assert "… and 12 more it stores int16 refused" in table
 
 
 def test_a_graph_from_elsewhere_is_shown_without_metadata(tmp_path: Path, shown: Shown) -> None:

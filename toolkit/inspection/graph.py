@@ -1,13 +1,14 @@
 """A graph: operators, element types, Q/DQ, the types its layers compute in, and what travels in its metadata."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.optional import require
 from engines.tensors import TensorSpec
 from toolkit.inspection.passport import passport_facts, read_beside, reason_rows, reasons_json
+from toolkit.inspection.quantisation import for_tensorrt
 from toolkit.inspection.report import (
     Facts,
     Report,
@@ -21,8 +22,6 @@ from toolkit.inspection.report import (
 
 if TYPE_CHECKING:
     import onnx
-
-    from calibration.lint import Finding
 
 
 def inspect_graph(path: Path) -> Report:
@@ -95,7 +94,8 @@ def inspect_graph(path: Path) -> Report:
     sections.append(Table("convolutions and matrix products", ("node", "operator", "computes in"), rows))
     findings = lint(model)
     value["findings"] = [vars(finding) for finding in findings]
-    sections += _for_tensorrt(findings, quantised=bool(quantised), placement=derived.placement if derived else None)
+    placement = derived.placement if derived else None
+    sections += for_tensorrt(findings, len(layers), path.name, quantised=bool(quantised), placement=placement)
     return Report("graph", path, tuple(sections), value)
 
 
@@ -168,21 +168,3 @@ def _granularity(node: "onnx.NodeProto", specs: Mapping[str, TensorSpec]) -> str
 
 def _quantised_facts(quantised: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(f"quantised {what}", _counts(Counter(counts))) for what, counts in quantised.items() if counts]
-
-
-def _for_tensorrt(findings: Sequence["Finding"], *, quantised: bool, placement: str | None) -> list[Facts | Table]:
-    """What TensorRT would refuse, or silently run in float."""
-    title = "for TensorRT"
-    if not findings:
-        return (
-            [Facts(title, (("Q/DQ", "nothing that it would refuse or silently run in float"),))] if quantised else []
-        )
-    if placement == "onnxruntime":
-        why = f"placed for ONNX Runtime on purpose; TensorRT objects to {len(findings)} nodes"
-        return [Facts(title, (("Q/DQ", why), ("remedy", "build TensorRT's graph from the same calibration table")))]
-    rows = tuple((item.node, item.operator, item.effect, item.problem) for item in findings)
-    remedies = dict.fromkeys(item.remedy for item in findings)
-    return [
-        Table(title, ("node", "operator", "effect", "problem"), rows),
-        Facts("remedies", tuple((str(number), remedy) for number, remedy in enumerate(remedies, 1))),
-    ]
