@@ -69,6 +69,9 @@ class CalibrationTable:
             quantised, and the weights that read it multiplied (:mod:`calibration.equalise`).
         biases: by the name of a node, what is added to its bias, a number a channel (:mod:`calibration.bias`).
         seen: a fingerprint of each image that was seen (:mod:`calibration.provenance`); "" where unknown.
+        content: the digest of the weights whatever their names (:func:`calibration.signature.content_digest`);
+            "" where unknown.
+        nodes: what identifies each node that can be kept back whatever its name, by its name.
     """
 
     ranges: Mapping[str, TensorRange]
@@ -84,6 +87,8 @@ class CalibrationTable:
     equalisation: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     biases: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seen: str = ""
+    content: str = ""
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The object that :meth:`write` writes."""
@@ -94,12 +99,18 @@ class CalibrationTable:
             "method": self.method,
             "weight_clip": self.weight_clip,
             "images": self.images,
-            "digests": {"weights": self.weights, "data": self.data, "preprocess": self.preprocess},
+            "digests": {
+                "weights": self.weights,
+                "content": self.content,
+                "data": self.data,
+                "preprocess": self.preprocess,
+            },
             "facts": dict(self.facts),
             "keep": list(self.keep),
             "seen": self.seen,
             "equalisation": {name: list(values) for name, values in self.equalisation.items()},
             "biases": {name: list(values) for name, values in self.biases.items()},
+            "nodes": dict(self.nodes),
             "ranges": {name: vars(value) for name, value in self.ranges.items()},
         }
 
@@ -134,6 +145,8 @@ class CalibrationTable:
                 _factors("equalisation", value.get("equalisation", {}), positive=True),
                 _factors("biases", value.get("biases", {})),
                 str(value.get("seen", "")),
+                str(digests.get("content") or ""),
+                {str(key): str(item) for key, item in value.get("nodes", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -143,12 +156,15 @@ class CalibrationTable:
         """One line of what it is."""
         where = f" of {self.facts['data']}" if "data" in self.facts else ""
         classes = f", {self.facts['classes']} classes" if "classes" in self.facts else ""
-        return f"{len(self.ranges)} ranges by {self.method} from {self.images} images{where}{classes}"
+        ranges = f"{len(self.ranges)} ranges" + (" for FP8" if self.precision == "fp8" else "")
+        if not self.images:
+            return f"{ranges} taken over from {self.facts.get('source', 'elsewhere')}"
+        return f"{ranges} by {self.method} from {self.images} images{where}{classes}"
 
     def dumps(self) -> str:
         """The table as text, a line a tensor so that versions of it can be compared and edited."""
         value = self.to_json()
-        by_line = {name: value.pop(name) for name in ("equalisation", "biases", "ranges")}
+        by_line = {name: value.pop(name) for name in ("equalisation", "biases", "nodes", "ranges")}
         head = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)[:-2]
         tail = "".join(f",\n  {json.dumps(name)}: {_lines(items)}" for name, items in by_line.items())
         return f"{head}{tail}\n}}\n"

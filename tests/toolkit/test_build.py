@@ -12,6 +12,7 @@ from engines.errors import AuditError, GraphError, InputError, TableError, Unsup
 from engines.passport import Passport
 from engines.sessions import open_session
 from export.graph import load_graph, read_derived, save_graph
+from tests.calibration.renaming import renamed
 from tests.tiny import METADATA, PREPROCESS, SIZE, tiny_graph, tiny_images
 from toolkit.cli import run
 from toolkit.cli.build_engine import parse_bytes
@@ -82,6 +83,17 @@ def test_a_table_of_other_weights_is_refused(master: Path, data: Path) -> None:
     save_graph(tiny_graph(seed=1, metadata=METADATA), master)
     with pytest.raises(TableError, match="weights"):
         build_engine(master, precision="int8", backend="onnxruntime")
+
+
+def test_a_table_of_an_earlier_export_with_other_names_is_used(master: Path, data: Path) -> None:
+    before = build_engine(master, precision="int8", backend="onnxruntime", data=data)
+    with open_session(before.engine) as session:
+        want = session.run({"input": PREPROCESS.batch(tiny_images(6))})["logits"]
+    save_graph(renamed(tiny_graph(metadata=METADATA)), master)
+    after = build_engine(master, precision="int8", backend="onnxruntime", force=True)
+    with open_session(after.engine) as session:
+        got = session.run({"input": PREPROCESS.batch(tiny_images(6))})["logits"]
+    assert np.array_equal(got, want)
 
 
 def test_data_with_another_precision_is_refused_rather_than_ignored(master: Path, data: Path) -> None:
@@ -173,6 +185,30 @@ def test_the_command_prints_one_json_object(master: Path, capsys: pytest.Capture
     printed = json.loads(capsys.readouterr().out)
     assert printed["precision"] == "bf16"
     assert printed["layers"]["shares"] == {"bf16": 1.0}
+    assert printed["budget"] is None
+    assert printed["table"] is None
+
+
+def test_one_precision_is_built_and_fp8_is_one_of_them(master: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build-engine", str(master), "--fp8", "--backend", "onnxruntime"]) == 2
+    assert "FP8" in capsys.readouterr().err
+    assert run(["build-engine", str(master), "--fp8", "--backend", "tensorrt-rtx"]) == 2
+    assert "no 'model.fp8.calibration.json'" in capsys.readouterr().err
+    assert list(master.parent.iterdir()) == [master]
+
+
+def test_an_fp8_engine_is_calibrated_for_fp8_and_kept_within_its_budget(master: Path, data: Path) -> None:
+    report = build_engine(
+        master, precision="fp8", backend="tensorrt-rtx", data=data, method="minmax", keep=["fc1"], max_drop=100
+    )
+    passport = Passport.read(report.passport)
+    assert {layer.label: layer.type for layer in report.layers.heavy} == {
+        "conv1": "fp8", "conv2": "fp8", "fc1": "fp16", "fc2": "fp8",
+    }  # fmt: skip
+    assert "8.9" in passport.compute_capabilities
+    assert passport.measurements["accuracy_budget"]["judged"] == "model.fp8.onnx on onnxruntime cpu"
+    assert report.table == master.with_name("model.fp8.calibration.json")
+    assert json.loads(report.table.read_text())["keep"] == ["fc1"]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,19 @@
 """Which graph, which backend: what `build-engine` decides when it isn't told."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engines.errors import InputError, MissingLibraryError, UnsupportedError
+from engines.header import OLDEST_FP8, RTX_CAPABILITIES, runs_fp8
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+if TYPE_CHECKING:
+    from engines.target import Gpu
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+QUANTISED = ("int8", "fp8")
+"""The precisions that need a calibration table."""
 TYPED_SUFFIXES = (".fp32.onnx", ".fp16.onnx", ".bf16.onnx", ".int8.onnx", ".int8.ort.onnx", ".fp8.onnx")
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime")
 
@@ -60,12 +68,45 @@ def choose_backend(requested: str, *, has_gpu: bool) -> str:
     return requested
 
 
+def targets(precision: str, backend: str, asked: Sequence[str], gpus: "Sequence[Gpu]" = ()) -> tuple[str, ...]:
+    """The compute capabilities to build for; none leaves it to the library.
+
+    FP8 runs on some only, and a plan's header doesn't tell which: built for "every one from 8.0", an FP8 plan of
+    TensorRT for RTX 1.7 lists 8.0 and 8.6, which it refuses to build for alone. So FP8 names its targets.
+
+    Args:
+        precision: one of :data:`PRECISIONS`.
+        backend: one of :data:`BACKENDS`.
+        asked: ("8.9", ...), as the caller wants; none for the default.
+        gpus: those of this machine; TensorRT builds for the first.
+
+    Raises:
+        UnsupportedError: FP8, and the backend or a target has none.
+    """
+    if precision != "fp8":
+        return tuple(asked)
+    if backend == "onnxruntime":
+        raise UnsupportedError(
+            "ONNX Runtime's CPU kernels don't compute in FP8",
+            "build with --int8, or --fp8 with --backend tensorrt-rtx",
+        )
+    local = [gpu.compute_capability for gpu in gpus[:1]] if backend == "tensorrt" else []
+    if old := [capability for capability in (*asked, *local) if not runs_fp8(capability)]:
+        raise UnsupportedError(
+            f"FP8 needs compute capability {OLDEST_FP8} or newer, not {', '.join(old)}",
+            "build with --int8 or --fp16 for such GPUs",
+        )
+    if asked or backend == "tensorrt":
+        return tuple(asked)
+    return tuple(capability for capability in RTX_CAPABILITIES if runs_fp8(capability))
+
+
 def _installed(backend: str) -> bool:
     return importlib.util.find_spec(_PACKAGES[backend][0]) is not None
 
 
 def engine_path(graph: Path, precision: str, backend: str) -> Path:
-    """Where an engine goes: ``model.fp16.engine``, ``model.int8.rtx.engine``, ``model.int8.ort.onnx``."""
+    """Where an engine goes: ``model.fp16.engine``, ``model.fp8.rtx.engine``, ``model.int8.ort.onnx``."""
     stem = graph.name.removesuffix(".onnx")
     for typed in TYPED_SUFFIXES:
         stem = stem.removesuffix(typed.removesuffix(".onnx"))

@@ -1,23 +1,35 @@
-"""The calibration table for an INT8 build: given, found beside the graph, or measured now."""
+"""The calibration table for a quantised build: given, found beside the graph, or measured now."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from calibration.table import SUFFIX, CalibrationTable
-from engines.errors import InputError
+from engines.errors import InputError, TableError
 
 
-def table_for(graph: Path, table: Path | None, measure: Callable[[], CalibrationTable] | None) -> CalibrationTable:
+def table_path(graph: Path, precision: str) -> Path:
+    """Where a graph's table lies: ``model.calibration.json`` for INT8, ``model.fp8.calibration.json`` for FP8."""
+    middle = "" if precision == "int8" else f".{precision}"
+    return graph.with_name(graph.name.removesuffix(".onnx") + middle + SUFFIX)
+
+
+def table_for(
+    graph: Path,
+    table: Path | None,
+    measure: Callable[[], CalibrationTable] | None,
+    precision: str = "int8",
+) -> CalibrationTable:
     """The table to place Q/DQ from.
 
     Args:
         graph: the master graph's file.
         table: a table to use; None takes the one beside the graph.
         measure: calibrates on the data that was given, and writes the table beside the graph; None without data.
+        precision: "int8" or "fp8": what the ranges must have been chosen for.
 
     Raises:
         InputError: there is no table and no data: nothing is calibrated on made-up images. Or both are given.
-        TableError: the table is damaged.
+        TableError: the table is damaged, or its ranges were chosen for another precision.
         DataError: the data can't be used.
     """
     if table is not None and measure is not None:
@@ -26,10 +38,17 @@ def table_for(graph: Path, table: Path | None, measure: Callable[[], Calibration
         )
     if measure is not None:
         return measure()
-    beside = graph.with_name(graph.name.removesuffix(".onnx") + SUFFIX)
+    beside = table_path(graph, precision)
+    asking = "" if precision == "int8" else f" --{precision}"
     if table is None and not beside.is_file():
         raise InputError(
-            f"INT8 needs calibration, and there is no '{beside.name}' beside the graph",
-            f"give --data DATA, or run: toolkit calibrate {graph} --data DATA",
+            f"{precision.upper()} needs calibration, and there is no '{beside.name}' beside the graph",
+            f"give --data DATA, or run: toolkit calibrate {graph} --data DATA{asking}",
         )
-    return CalibrationTable.read(table or beside)
+    found = CalibrationTable.read(table or beside)
+    if found.precision != precision:
+        raise TableError(
+            f"'{table or beside}' holds ranges chosen for {found.precision.upper()}, not for {precision.upper()}",
+            f"run: toolkit calibrate {graph} --data DATA{asking}; or build with --{found.precision}",
+        )
+    return found

@@ -5,6 +5,74 @@ from pathlib import Path
 from typing import Any
 
 from engines.builders.audit import LayerReport
+from toolkit.building.judge import Judgement
+from toolkit.building.latency import Latency
+
+
+@dataclass(frozen=True)
+class BudgetReport:
+    """How an accuracy budget was held.
+
+    Attributes:
+        max_drop: points of top-1 that were allowed.
+        judged: what ships, on the evaluation split.
+        searched: training images that the layers were chosen on.
+        tried: sets of layers that the search simulated.
+        rejected: what held on those images and not on the evaluation split.
+        latency: FP32, everything quantised, and what ships; empty where it wasn't measured.
+    """
+
+    max_drop: float
+    judged: Judgement
+    searched: int
+    tried: int
+    rejected: tuple[Judgement, ...] = ()
+    latency: tuple[Latency, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What a user wants to read of it."""
+        judged, kept = self.judged, ", ".join(self.judged.keep)
+        share, share_fp32 = 100 * judged.accuracy, 100 * judged.accuracy_fp32
+        lines = [
+            f"accuracy: {share:.2f} %, in FP32 {share_fp32:.2f} %: a drop of {judged.said()}",
+            f"judged: {judged.judged}; the drop allowed is {self.max_drop:g}",
+            f"kept for it: {kept}" if kept else "no layer had to be kept for it",
+            *(
+                f"not enough on the evaluation split: {', '.join(one.keep) or 'nothing'} kept: {one.said()}"
+                for one in self.rejected
+            ),
+        ]
+        if self.latency:
+            figures = (f"{one.variant} {1000 * one.seconds:.3g} ms{_ratio(one)}" for one in self.latency)
+            lines.append(f"latency at batch {self.latency[0].batch}: {'; '.join(figures)}")
+        return lines
+
+    def facts(self) -> dict[str, Any]:
+        """What a passport keeps of it; drops in points of top-1."""
+        return {
+            "max_drop": self.max_drop,
+            **self.judged.to_json(),
+            "search_images": self.searched,
+            "p50_seconds": {one.variant: one.seconds for one in self.latency},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Drops in points of top-1, times in seconds."""
+        return {
+            "max_drop": self.max_drop,
+            **self.judged.to_json(),
+            "search": {"images": self.searched, "sets_tried": self.tried},
+            "rejected": [one.to_json() for one in self.rejected],
+            "latency": [one.to_json() for one in self.latency],
+        }
+
+
+def _ratio(latency: Latency) -> str:
+    if latency.ratio is None:
+        return ""
+    low, high = latency.ratio.low, latency.ratio.high
+    between = f", {low:.2f}–{high:.2f}" if low is not None and high is not None else ""
+    return f" (speed {latency.ratio.value:.2f}x{between})"
 
 
 @dataclass(frozen=True)
@@ -22,6 +90,8 @@ class BuildReport:
         layers: the types of its layers.
         kept: convolutions and matrix products left in a wider type on purpose.
         notes: what else the user should know, a line each.
+        budget: how the accuracy budget was held; None where none was given.
+        table: the calibration table that holds the layers kept for it.
     """
 
     engine: Path
@@ -34,6 +104,8 @@ class BuildReport:
     layers: LayerReport
     kept: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    budget: BudgetReport | None = None
+    table: Path | None = None
 
     def summary(self) -> str:
         """One line: the file, its size, the proof."""
@@ -57,4 +129,6 @@ class BuildReport:
             "layers": self.layers.to_json(),
             "kept": list(self.kept),
             "notes": list(self.notes),
+            "budget": self.budget and self.budget.to_json(),
+            "table": self.table and str(self.table),
         }

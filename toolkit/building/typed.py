@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from engines.errors import GraphError, InputError
+from engines.errors import GraphError, InputError, TableError
 from engines.files import digest_file
 from export.graph import (
     layer_types,
@@ -16,7 +16,7 @@ from export.graph import (
     write_derived,
 )
 from export.precision import to_half
-from toolkit.building.choose import typed_path
+from toolkit.building.choose import QUANTISED, typed_path
 from toolkit.outputs import check_replace
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class TypedGraph:
     Attributes:
         path: the file that the builder reads.
         model: its content.
-        precision: "fp32", "fp16", "bf16", "int8".
+        precision: "fp32", "fp16", "bf16", "int8", "fp8".
         weights: the digest of the master graph's weights; of its own for a foreign graph.
         sources: digests of what it was made from, for the passport.
         keep: convolutions and matrix products that this toolkit left in a wider type, on purpose.
@@ -60,6 +60,12 @@ def is_typed(model: "onnx.ModelProto") -> bool:
     return read_derived(model) is not None or any(node.op_type in QUANTISED_OPS for node in model.graph.node)
 
 
+def quantised_to(model: "onnx.ModelProto") -> str:
+    """The precision of a graph with Q/DQ nodes by the type that they store: "fp8", or "int8" where that occurs."""
+    stored = {layer.type for layer in layer_types(model)}.intersection(QUANTISED)
+    return "fp8" if stored == {"fp8"} else "int8"
+
+
 def given_graph(path: Path, model: "onnx.ModelProto", precision: str, backend: str) -> TypedGraph:
     """A graph that is typed already, as it is.
 
@@ -67,7 +73,7 @@ def given_graph(path: Path, model: "onnx.ModelProto", precision: str, backend: s
         GraphError: its precision or Q/DQ placement isn't the one asked for.
     """
     derived = read_derived(model)
-    found = derived.precision if derived else "int8"
+    found = derived.precision if derived else quantised_to(model)
     if found != precision:
         raise GraphError(f"'{path}' is {found} already, not {precision}", f"give the master graph, or --{found}")
     target = "onnxruntime" if backend == "onnxruntime" else "tensorrt"
@@ -98,15 +104,16 @@ def derive(
     Args:
         path: the master graph's file.
         model: its content.
-        precision: "fp32", "fp16", "bf16" or "int8".
-        backend: whose Q/DQ placement an INT8 graph gets.
-        table: the ranges for INT8.
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
+        backend: whose Q/DQ placement a quantised graph gets.
+        table: the ranges for INT8 or FP8.
         force: replace a file that was made from something else.
 
     Raises:
         InputError: the output exists and was made from something else, or can't be written.
-        TableError: the table is missing, or was made from other weights or preprocessing.
+        TableError: the table is missing, or was made from other weights or preprocessing, or for another precision.
         GraphError: the graph can't have this precision.
+        UnsupportedError: the backend can't.
     """
     weights = weights_digest(model)
     sources = {"graph": digest_file(path), "weights": weights}
@@ -117,12 +124,18 @@ def derive(
             sources["checkpoint"] = metadata.origin["checkpoint"]
     if precision == "fp32":
         return TypedGraph(path, model, precision, weights, sources)
-    if precision == "int8":
+    if precision in QUANTISED:
         from calibration.qdq import quantise
 
         if table is None:
             raise InputError(
-                "INT8 needs the ranges of a calibration", "give --data, or run `toolkit calibrate` first"
+                f"{precision.upper()} needs the ranges of a calibration",
+                "give --data, or run `toolkit calibrate` first",
+            )
+        if table.precision != precision:
+            raise TableError(
+                f"the table's ranges were chosen for {table.precision.upper()}, not for {precision.upper()}",
+                f"calibrate for {precision.upper()}, or build with --{table.precision}",
             )
         typed = quantise(model, table, "onnxruntime" if backend == "onnxruntime" else "tensorrt")
         sources["table"] = table.digest()

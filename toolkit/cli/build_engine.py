@@ -1,11 +1,13 @@
 """`toolkit build-engine`: a graph in, an engine with a passport out."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from engines.errors import InputError
+from engines.errors import CheckFailedError, InputError
 from toolkit.cli.console import emit_json, note, out, progress
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -30,25 +32,59 @@ def parse_bytes(text: str) -> int:
 @click.option("--bf16", "precision", flag_value="bf16", help="Build in BF16.")
 @click.option("--int8", "precision", flag_value="int8", help="Build in INT8: calibrated, the rest in FP16.")
 @click.option(
+    "--fp8",
+    "precision",
+    flag_value="fp8",
+    help="Build in FP8, for compute capability 8.9 and newer: calibrated, the rest in FP16.",
+)
+@click.option(
     "--backend",
     default="auto",
     show_default=True,
     metavar="NAME",
     help="tensorrt, tensorrt-rtx, onnxruntime, or auto: TensorRT where there is a GPU, else TensorRT for RTX.",
 )
-@click.option("--data", metavar="DATA", help="Calibrate INT8 on this data (a folder, .npz, IDX files, or 'digits').")
 @click.option(
-    "--table", type=click.Path(path_type=Path), help="Calibration table (default: the one beside the graph)."
+    "--data", metavar="DATA", help="Calibrate INT8 or FP8 on this data (a folder, .npz, IDX files, or 'digits')."
+)
+@click.option(
+    "--table",
+    type=click.Path(path_type=Path),
+    help="Calibration table (default: the one beside the graph). With --max-drop --data may be given too, and only "
+    "measures accuracy then.",
+)
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Keep the fewest layers unquantised that lose at most so many points of top-1 against FP32 on the test "
+    "split of --data, and write them into the table. Exit 1 when no choice holds it.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="NODE",
+    help="Keep this layer unquantised, an ONNX node or PyTorch module; may be given several times.",
 )
 @click.option(
     "--method",
-    default="entropy",
+    default="auto",
     show_default=True,
     metavar="NAME",
-    help="How ranges are chosen: entropy, percentile, mse, minmax.",
+    help="How ranges are chosen: auto (the best by measurement), entropy, percentile, mse, minmax.",
 )
 @click.option("--images", type=click.IntRange(1), default=512, show_default=True, help="Images to calibrate on.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choice of calibration images.")
+@click.option(
+    "--search-images",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Training images that --max-drop chooses layers on.",
+)
+@click.option(
+    "--eval-images", type=click.IntRange(1), help="Test images that --max-drop is judged on (default: all)."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for the choices of images.")
 @click.option(
     "--batch",
     multiple=True,
@@ -77,8 +113,12 @@ def command(
     backend: str,
     data: str | None,
     table: Path | None,
+    max_drop: float | None,
+    keep: tuple[str, ...],
     method: str,
     images: int,
+    search_images: int,
+    eval_images: int | None,
     seed: int,
     batch: tuple[str, ...],
     capabilities: tuple[str, ...],
@@ -90,12 +130,14 @@ def command(
 ) -> None:
     """Compile GRAPH.onnx into an engine and prove its precision on the engine's own layers.
 
-    Without GRAPH the one master graph of the current folder is taken. INT8 takes its ranges from --data,
-    from --table, or from the calibration table beside the graph; it never makes them up.
+    Without GRAPH the one master graph of the current folder is taken. INT8 and FP8 take their ranges from
+    --data, from --table, or from the calibration table beside the graph; they are never made up.
+
+    With --max-drop what ships is measured on the test split: the engine where it runs here, else its graph.
     """
     from toolkit.steps.build import build_engine
 
-    with progress() as listener:
+    with _telling_notes(), progress() as listener:
         report = build_engine(
             graph,
             precision=precision,
@@ -105,6 +147,10 @@ def command(
             method=method,
             images=images,
             seed=seed,
+            keep=keep,
+            max_drop=max_drop,
+            search_images=search_images,
+            eval_images=eval_images,
             batch=batch,
             compute_capabilities=capabilities,
             workspace=parse_bytes(workspace) if workspace else None,
@@ -117,6 +163,22 @@ def command(
         emit_json(report.to_json())
         return
     out(report.summary())
+    if report.budget is not None:
+        for line in report.budget.lines():
+            out(line)
     for line in report.notes:
         note(f"note: {line}")
+    if report.budget is not None and report.kept:
+        out(f"table: {report.table} (its 'keep' names the layers: edit it and build with --table)")
     out(f"passport: {report.passport}")
+
+
+@contextlib.contextmanager
+def _telling_notes() -> Iterator[None]:
+    """Print what a failed check has to tell beside its one line of cause."""
+    try:
+        yield
+    except CheckFailedError as error:
+        for line in getattr(error, "__notes__", ()):
+            note(line)
+        raise

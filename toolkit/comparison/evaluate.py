@@ -2,12 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.provenance import Provenance, overlap_note, unseen_note
 from engines.errors import InputError, ToolkitError
 from engines.metadata import ModelMetadata
+from engines.passport import find_passport
 from engines.preprocess import Preprocess
 from engines.progress import Progress
 from toolkit.benchmarking.process import WorkerProcess
@@ -28,6 +31,8 @@ class _Evaluated:
     def __init__(self, entry: Entry, metadata: ModelMetadata, worker: WorkerProcess, labels: Labels) -> None:
         self.entry, self.metadata, self.worker, self.labels = entry, metadata, worker, labels
         self.tally = Tally()
+        self._calibration = _calibration_of(entry)
+        self._repeated = 0
         self._from_reference: Labels | None = None
 
     def refer_to(self, reference: ModelMetadata) -> None:
@@ -53,7 +58,29 @@ class _Evaluated:
         answers = None
         if reference is not None and self._from_reference is not None:
             answers = np.where(reference >= 0, self._from_reference[reference], -1)
+        if self._calibration is not None:
+            self._repeated += self._calibration.repeated(pixels)
         return self.tally.add(logits, self.labels[start : start + len(logits)], answers)
+
+    def conclude(self, *, with_agreement: bool) -> None:
+        """Give the entry its accuracy, and what casts doubt on it."""
+        self.entry.accuracy = self.tally.result(with_agreement=with_agreement)
+        if self.tally.non_finite:
+            self.entry.notes.append(f"logits of {self.tally.non_finite} images hold NaN or infinity")
+        if self._calibration is not None:
+            notes = overlap_note(self._repeated, self.tally.images), unseen_note(self._calibration.unseen)
+            self.entry.notes.extend(note for note in notes if note)
+
+
+def _calibration_of(entry: Entry) -> Provenance | None:
+    """What the passport tells of an engine's calibration; None without one, or of one for another file."""
+    try:
+        passport = find_passport(Path(entry.contestant.path))
+    except ToolkitError:
+        return None
+    if passport is None or passport.calibration is None or passport.digest != entry.digest:
+        return None
+    return Provenance.of(passport.calibration)
 
 
 def evaluate(
@@ -129,11 +156,8 @@ def _prepare(
 def _conclude(evaluated: Mapping[str, _Evaluated], reference: str) -> None:
     whole = reference in evaluated and evaluated[reference].entry.runs
     for one in evaluated.values():
-        if not one.entry.runs:
-            continue
-        one.entry.accuracy = one.tally.result(with_agreement=whole)
-        if one.tally.non_finite:
-            one.entry.notes.append(f"logits of {one.tally.non_finite} images hold NaN or infinity")
+        if one.entry.runs:
+            one.conclude(with_agreement=whole)
 
 
 def _pixels(

@@ -1,28 +1,40 @@
 """Build an engine: type the graph, lint it, build, audit, write engine and passport."""
 
-import shlex
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from engines.builders.audit import LayerReport, audit
 from engines.builders.flavours import builder_library
 from engines.builders.options import BuildOptions, check_options
 from engines.builders.profiles import parse_profiles
-from engines.builders.tensorrt import build_plan
 from engines.errors import InputError
-from engines.files import write_atomically
 from engines.passport import Passport, find_passport, passport_path
 from engines.progress import QUIET, Progress
 from engines.target import find_gpus
-from toolkit.building.choose import PRECISIONS, choose_backend, engine_path, master_graph
+from toolkit.building.choose import (
+    PRECISIONS,
+    QUANTISED,
+    choose_backend,
+    engine_path,
+    master_graph,
+    targets,
+    typed_path,
+)
+from toolkit.building.command import build_command
+from toolkit.building.make import Candidates, graph_engine, plan_engine
+from toolkit.building.ranges import table_path
 from toolkit.building.report import BuildReport
+from toolkit.building.request import RangesRequest
 from toolkit.outputs import check_replace
 
 if TYPE_CHECKING:
+    import onnx
+
     from calibration.table import CalibrationTable
+    from toolkit.building.latency import Latency
+    from toolkit.building.quantised import Prepared
     from toolkit.building.typed import TypedGraph
     from toolkit.data.dataset import Dataset
 
@@ -34,9 +46,13 @@ def build_engine(
     backend: str = "auto",
     data: "str | Path | Dataset | None" = None,
     table: str | Path | None = None,
-    method: str = "entropy",
+    method: str = "auto",
     images: int = 512,
     seed: int = 0,
+    keep: Sequence[str] = (),
+    max_drop: float | None = None,
+    search_images: int = 512,
+    eval_images: int | None = None,
     batch: Sequence[str] = (),
     compute_capabilities: Sequence[str] = (),
     workspace: int | None = None,
@@ -49,173 +65,207 @@ def build_engine(
 
     Args:
         graph: the ONNX file; None takes the one master graph of the current folder.
-        precision: "fp32", "fp16", "bf16" or "int8"; it becomes a property of the typed graph.
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8"; it becomes a property of the typed graph.
         backend: "tensorrt", "tensorrt-rtx", "onnxruntime", or "auto".
-        data: what to calibrate INT8 on; None takes ``table``, or the table beside the graph.
-        table: a calibration table.
+        data: what to calibrate on, and to hold ``max_drop`` on; None takes ``table``, or the table beside the graph.
+        table: a calibration table; with ``max_drop`` it may be given beside ``data``, which then isn't calibrated on.
         method, images, seed: of the calibration on ``data``.
+        keep: layers that stay unquantised, by ONNX node or PyTorch module; those that the table keeps stay so too.
+        max_drop: points of top-1 that the engine may be worse than FP32 on the test split of ``data``. The fewest
+            layers that hold it are kept unquantised and written into the table.
+        search_images: training images that those layers are chosen on.
+        eval_images: test images that the result is judged on; None takes all.
         batch: optimisation profiles, "MIN:OPT:MAX" each; none means 1:8:32.
-        compute_capabilities: ("8.9", ...) to build for (TensorRT for RTX); none means every one from 8.0.
+        compute_capabilities: ("8.9", ...) to build for (TensorRT for RTX); none means every one that it can.
         workspace: bytes of device memory that a layer may use.
         timing_cache: file that keeps kernel timings (TensorRT).
         output: the engine's file; None puts it beside the graph.
         force: replace files that were made from something else.
-        progress: told how far calibration and build are.
+        progress: told how far calibration, search and build are.
 
     Raises:
         InputError: the graph, an option or the data can't be used.
         UnsupportedError: no such backend here, or it can't honour an option.
         BuildError: the builder failed; the node is named where the library tells.
         AuditError: the engine's layers aren't of the precision asked for; nothing is written.
+        BudgetError: no choice of layers holds ``max_drop``; nothing is written but a new calibration's table.
     """
     if precision not in PRECISIONS:
         raise InputError(f"there is no precision '{precision}'", f"precisions are {', '.join(PRECISIONS)}")
+    asked = RangesRequest(
+        Path(table) if table else None, data, method, images, seed, tuple(keep), max_drop, search_images, eval_images
+    )
+    asked.check(precision)
     path = Path(graph) if graph is not None else master_graph(Path())
     if graph is None and output is not None and Path(output).is_dir():
         raise InputError(f"'{output}' is a folder", "give the engine's file name with --output")
-    chosen = choose_backend(backend, has_gpu=backend == "auto" and bool(find_gpus()[0]))
+    gpus = find_gpus()[0] if backend == "auto" or precision == "fp8" else ()
+    chosen = choose_backend(backend, has_gpu=bool(gpus))
+    capabilities = targets(precision, chosen, compute_capabilities, gpus if chosen == "tensorrt" else ())
     options = BuildOptions(
         profiles=parse_profiles(batch),
         workspace=workspace,
         timing_cache=Path(timing_cache) if timing_cache else None,
-        compute_capabilities=tuple(compute_capabilities),
+        compute_capabilities=capabilities,
     )
     if chosen == "onnxruntime":
         check_options(options, chosen)
     else:
         builder_library(chosen, options)  # what it can't do is refused now, before minutes of calibration
-    ranges = _Ranges(Path(table) if table else None, data, method, images, seed)
-    typed = _typed(path, precision, chosen, ranges, force=force, progress=progress)
     engine = Path(output) if output is not None else engine_path(path, precision, chosen)
-    if engine != typed.path:
-        check_replace(engine, typed.weights, _made_from, force=force)
-    notes = _lint(typed, chosen)
-    built = _graph(typed, engine) if chosen == "onnxruntime" else _plan(typed, chosen, options, engine, progress)
-    command = _command(path, precision, chosen, options, output)
-    passport = Passport.of(
-        engine,
-        backend=chosen,
-        precision=precision,
-        command=command,
-        metadata=typed.metadata,
-        sources=typed.sources,
-        options=options.to_json(),
-        layers=built.layers.to_json(),
-        **built.facts,
+    by_default = table is not None and Path(table).resolve() == table_path(path, precision).resolve()
+    command = build_command(
+        path, precision, chosen, options, output=output, table=None if by_default else table, keep=keep
     )
-    beside = passport_path(engine)
-    passport.write(beside)
-    return BuildReport(
-        engine,
-        beside,
-        typed.path,
-        chosen,
-        precision,
-        passport.size,
-        built.seconds,
-        built.layers,
-        tuple(sorted(typed.keep)),
-        notes,
-    )
+    with tempfile.TemporaryDirectory(prefix="build-") as folder:
+        job = _Job(path, precision, chosen, options, engine, Path(folder), force, progress)
+        return _build(job, asked, command)
 
 
 @dataclass(frozen=True)
-class _Ranges:
-    table: Path | None
-    data: "str | Path | Dataset | None"
-    method: str
-    images: int
-    seed: int
+class _Job:
+    """What is built, for what, where to."""
 
-    def measure(self, graph: Path, *, force: bool, progress: Progress) -> "CalibrationTable":
-        """Calibrate on the data."""
-        from toolkit.steps.calibrate import calibrate
+    path: Path
+    precision: str
+    backend: str
+    options: BuildOptions
+    engine: Path
+    folder: Path
+    force: bool
+    progress: Progress
 
-        if self.data is None:
-            raise AssertionError("asked only where data is given")
-        return calibrate(
-            graph,
-            self.data,
-            method=self.method,
-            images=self.images,
-            seed=self.seed,
-            force=force,
-            progress=progress,
-        )
+    def candidates(self, model: "onnx.ModelProto") -> Candidates:
+        return Candidates(self.path, model, self.precision, self.backend, self.options, self.folder, self.progress)
 
 
-@dataclass(frozen=True)
-class _Built:
-    layers: LayerReport
-    seconds: float
-    facts: dict[str, Any]
-
-
-def _typed(
-    path: Path, precision: str, backend: str, ranges: _Ranges, *, force: bool, progress: Progress
-) -> "TypedGraph":
+def _build(job: _Job, asked: RangesRequest, command: str) -> BuildReport:
     from export.graph import load_graph
     from toolkit.building.typed import derive, given_graph, is_typed
 
-    model = load_graph(path)
-    calibrates = ranges.data is not None or ranges.table is not None
-    if calibrates and precision != "int8":
-        raise InputError(
-            f"{precision} needs no calibration, but data or a table is given", "leave it out, or ask --int8"
-        )
+    model = load_graph(job.path)
+    prepared: Prepared | None = None
+    candidates: Candidates | None = None
     if is_typed(model):
-        if calibrates:
-            raise InputError(f"'{path}' is quantised already", "give the master graph to calibrate it anew")
-        return given_graph(path, model, precision, backend)
-    table = None
-    if precision == "int8":
-        from toolkit.building.ranges import table_for
+        asked.refuse_typed(job.path)
+        typed = given_graph(job.path, model, job.precision, job.backend)
+    else:
+        table = None
+        if job.precision in QUANTISED:
+            candidates = job.candidates(model)
+            prepared = _prepare(job, asked, model, candidates)
+            table = prepared.table
+        typed = derive(job.path, model, job.precision, job.backend, table=table, force=job.force)
+    if job.engine != typed.path:
+        check_replace(job.engine, typed.weights, _made_from, force=job.force)
+    notes = [*(prepared.notes if prepared else ()), *_lint(typed, job.backend)]
+    if job.backend == "onnxruntime":
+        built = graph_engine(typed, job.engine)
+    else:
+        ready = candidates.plan(prepared.table) if candidates and prepared else None
+        built = plan_engine(typed, job.backend, job.options, job.engine, job.progress, ready=ready)
+    facts, budget = dict(built.facts), prepared.budget if prepared else None
+    if prepared is not None:
+        from calibration.provenance import record_of
 
-        measure = None if ranges.data is None else partial(ranges.measure, path, force=force, progress=progress)
-        table = table_for(path, ranges.table, measure)
-    return derive(path, model, precision, backend, table=table, force=force)
+        facts["calibration"] = record_of(prepared.table)
+    if budget is not None:
+        facts["measurements"] = {"accuracy_budget": budget.facts()}
+    passport = Passport.of(
+        job.engine,
+        backend=job.backend,
+        precision=job.precision,
+        command=command,
+        metadata=typed.metadata,
+        sources=typed.sources,
+        options=job.options.to_json(),
+        layers=built.layers.to_json(),
+        **facts,
+    )
+    beside = passport_path(job.engine)
+    passport.write(beside)
+    if candidates and prepared and budget:  # the engine is complete before it is timed
+        latency, more = _latency(job, candidates, prepared)
+        notes += more
+        budget = replace(budget, latency=latency)
+        passport.with_measurements(accuracy_budget=budget.facts()).write(beside)
+    return BuildReport(
+        engine=job.engine,
+        passport=beside,
+        typed_graph=typed.path,
+        backend=job.backend,
+        precision=job.precision,
+        size=passport.size,
+        seconds=built.seconds,
+        layers=built.layers,
+        kept=tuple(sorted(typed.keep)),
+        notes=tuple(notes),
+        budget=budget,
+        table=prepared.file if prepared and budget else None,
+    )
+
+
+def _prepare(job: _Job, asked: RangesRequest, model: "onnx.ModelProto", candidates: Candidates) -> "Prepared":
+    """The table, measured or found, and the layers to keep."""
+    from toolkit.building.quantised import prepare
+
+    if asked.max_drop is not None:
+        _check_outputs(job, model)  # before minutes of search
+
+    def measure(data: "str | Path | Dataset") -> "CalibrationTable":
+        from toolkit.steps.calibrate import calibrate
+
+        return calibrate(
+            job.path,
+            data,
+            method=asked.method,
+            precision=job.precision,
+            images=asked.images,
+            seed=asked.seed,
+            force=job.force,
+            progress=job.progress,
+        )
+
+    return prepare(job.path, model, job.precision, asked, measure, candidates, job.progress)
+
+
+def _check_outputs(job: _Job, model: "onnx.ModelProto") -> None:
+    """Refuse to replace what was made from something else."""
+    from export.graph import weights_digest
+
+    weights = weights_digest(model)
+    graph = typed_path(job.path, job.precision, job.backend)
+    check_replace(graph, weights, _derived_from, force=job.force)
+    if job.engine != graph:
+        check_replace(job.engine, weights, _made_from, force=job.force)
+
+
+def _latency(
+    job: _Job, candidates: Candidates, prepared: "Prepared"
+) -> "tuple[tuple[Latency, ...], tuple[str, ...]]":
+    """What the layers kept for the budget cost in time, where the engine runs."""
+    from toolkit.building.latency import measure_latency
+
+    if not prepared.table.keep:
+        return (), ()
+    if job.backend != "onnxruntime" and not candidates.runs_engines:
+        return (), ("latency not measured here: no GPU that runs the engine",)
+    name = job.precision.upper()
+    everything = candidates.make(replace(prepared.table, keep=()))
+    variants = {f"{name} with nothing kept": everything, f"{name} as built": job.engine}
+    if job.backend == "onnxruntime":
+        variants = {"FP32": job.path, **variants}
+    return measure_latency(variants, progress=job.progress)
 
 
 def _lint(typed: "TypedGraph", backend: str) -> tuple[str, ...]:
     """Refuse Q/DQ that TensorRT would refuse or silently run in float; other findings become notes."""
-    if backend == "onnxruntime" or typed.precision != "int8":
+    if backend == "onnxruntime" or typed.precision not in QUANTISED:
         return ()
     from calibration.lint import require_fusible
 
-    return require_fusible(typed.model, typed.path)
-
-
-def _graph(typed: "TypedGraph", engine: Path) -> _Built:
-    from export.graph import inputs, outputs
-    from toolkit.building.graph_engine import graph_layers, prove_it_opens, versions
-
-    if engine != typed.path:
-        raise InputError(
-            "an engine for ONNX Runtime is the typed graph itself, beside its master",
-            f"leave --output out; it goes to '{typed.path}'",
-        )
-    layers = graph_layers(typed)
-    audit(layers, typed.precision, keep=typed.keep)
-    prove_it_opens(typed)
-    facts = {"versions": versions(), "inputs": inputs(typed.model), "outputs": outputs(typed.model)}
-    return _Built(layers, 0.0, facts)
-
-
-def _plan(typed: "TypedGraph", backend: str, options: BuildOptions, engine: Path, progress: Progress) -> _Built:
-    built = build_plan(typed.path, backend, options, progress=progress)
-    audit(built.layers, typed.precision, keep=typed.keep)
-    write_atomically(engine, built.data)
-    gpus = find_gpus()[0] if backend == "tensorrt" else ()
-    facts = {
-        "versions": built.versions,
-        "profiles": built.profiles,
-        "inputs": built.inputs,
-        "outputs": built.outputs,
-        "compute_capabilities": built.header.compute_capabilities
-        or tuple(gpu.compute_capability for gpu in gpus[:1]),
-        "gpu": gpus[0].name if gpus else None,
-    }
-    return _Built(built.layers, built.seconds, facts)
+    on_purpose = tuple(f"{name}:" for name in typed.keep)
+    return tuple(note for note in require_fusible(typed.model, typed.path) if not note.startswith(on_purpose))
 
 
 def _made_from(path: Path) -> str | None:
@@ -224,17 +274,9 @@ def _made_from(path: Path) -> str | None:
     return passport.sources.get("weights") if passport else None
 
 
-def _command(path: Path, precision: str, backend: str, options: BuildOptions, output: str | Path | None) -> str:
-    """The command that builds this engine again."""
-    words = ["toolkit", "build-engine", str(path), f"--{precision}", "--backend", backend]
-    for profile in options.profiles:
-        words += ["--batch", str(profile)]
-    for capability in options.compute_capabilities:
-        words += ["--compute-capability", capability]
-    if options.workspace:
-        words += ["--workspace", f"{options.workspace >> 20}MiB"]
-    if options.timing_cache:
-        words += ["--timing-cache", str(options.timing_cache)]
-    if output is not None:
-        words += ["--output", str(output)]
-    return shlex.join(words)
+def _derived_from(path: Path) -> str | None:
+    """The digest of the weights that an existing typed graph was derived from."""
+    from export.graph import load_graph, read_derived
+
+    derived = read_derived(load_graph(path))
+    return derived.weights if derived else None

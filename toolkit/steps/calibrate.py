@@ -1,23 +1,26 @@
 """Measure the ranges of a graph's tensors on training images."""
 
 import hashlib
+import json
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibration.table import SUFFIX
 from engines.errors import GraphError, InputError, TableError
 from engines.optional import require
 from engines.progress import QUIET, Progress
-from toolkit.outputs import check_replace, sibling
+from toolkit.building.ranges import table_path
+from toolkit.outputs import check_replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from calibration.collect import TappedGraph
     from calibration.table import CalibrationTable
     from engines.preprocess import Preprocess
     from toolkit.data.dataset import Dataset, Split
@@ -27,26 +30,41 @@ def calibrate(
     graph: str | PathLike[str],
     data: "str | PathLike[str] | Dataset",
     *,
-    method: str = "entropy",
+    method: str = "auto",
+    precision: str = "int8",
     images: int = 512,
     seed: int = 0,
+    equalise: bool = True,
+    weight_clip: str | None = None,
+    correct_biases: bool | None = None,
     output: str | PathLike[str] | None = None,
     batch_size: int = 32,
     threads: int | None = None,
+    device: str = "cpu",
+    resume: bool = True,
     force: bool = False,
     progress: Progress = QUIET,
 ) -> "CalibrationTable":
     """Run a master graph over training images and write the range of each tensor.
 
+    An interrupted run leaves ``<output>.partial``; the same call goes on from there, with the same result.
+
     Args:
         graph: the FP32 master graph, with its preprocessing inside.
         data: a data set, or what ``toolkit.data.open_dataset`` takes; its train split is used, never the test split.
-        method: "entropy", "percentile", "mse" or "minmax".
+        method: "entropy", "percentile", "mse" or "minmax"; "auto" measures them on images that it holds back.
+        precision: "int8" or "fp8": what the ranges are for.
         images: how many, chosen with each class in its proportion; all where the split has fewer.
         seed: of the choice.
-        output: the table to write; None writes ``model.calibration.json`` beside ``model.onnx``.
+        equalise: even out channels by powers of two, where some are far above the others.
+        weight_clip: "max" or "mse"; None lets "auto" measure both, and is "max" with the other methods.
+        correct_biases: shift biases by the mean error of quantisation; None lets "auto" measure whether that helps.
+        output: the table to write; None writes ``model.calibration.json`` beside ``model.onnx``
+            (``model.fp8.calibration.json`` for FP8).
         batch_size: images a run: more take more memory.
         threads: CPU threads; None takes all cores.
+        device: "cpu", "cuda" or "auto": where activations are computed.
+        resume: go on from an interrupted run.
         force: replace an output that was made from another graph.
         progress: told of every batch.
 
@@ -57,67 +75,103 @@ def calibrate(
         InputError: an option makes no sense, or the output exists and was made from something else.
         GraphError: the graph can't be used, carries no preprocessing, or is quantised already.
         DataError: the data can't be used.
+        UnsupportedError: ``device`` isn't there.
     """
     require("onnx", "Calibrating", "onnxruntime")
     require("onnxruntime", "Calibrating", "onnxruntime")
-    from calibration.collect import TappedGraph, collect
-    from calibration.methods import METHODS
+    from calibration.calibrator import Settings, calibrate_graph
+    from calibration.collect import TappedGraph
+    from calibration.partial import Partial
+    from calibration.provenance import data_digest, pack
     from toolkit.data import choose, open_dataset
     from toolkit.data.dataset import Dataset
 
-    if method not in METHODS:
-        raise InputError(f"no calibration method '{method}'", f"methods are {', '.join(METHODS)}")
-    if images < 1 or batch_size < 1 or (threads is not None and threads < 1):
-        raise InputError(
-            f"{images} images in batches of {batch_size} on {threads or 'all'} threads", "give 1 or more of each"
-        )
+    settings = Settings(method, precision, equalise, weight_clip, correct_biases, threads, device)
+    settings.check()
+    if images < 1 or batch_size < 1:
+        raise InputError(f"{images} images in batches of {batch_size}", "give 1 or more of each")
     path = Path(graph)
     dataset = data if isinstance(data, Dataset) else open_dataset(_source(data), progress=progress)
-    tapped = TappedGraph(path, threads=threads)
+    tapped = TappedGraph(path, threads=threads, device=device)
     metadata = tapped.metadata
     if metadata is None:
         raise GraphError(
             f"'{path}' doesn't say how its images are preprocessed",
             "export it with `toolkit export`, which stores that",
         )
-    target = Path(output) if output is not None else sibling(path, SUFFIX)
+    target = Path(output) if output is not None else table_path(path, precision)
     check_replace(target, tapped.weights, _made_from, force=force)
     chosen = choose(dataset.train, images, seed)
-    pixels = _Pixels(dataset.train, metadata.preprocess, chosen, batch_size, uint8=metadata.uint8_input)
-    statistics = collect(tapped, pixels, progress=progress, total=len(chosen))
-    classes = np.unique(dataset.train.labels[chosen])
-    facts: dict[str, Any] = {
-        "data": dataset.name,
-        "split": "train",
-        "seed": seed,
-        "classes": f"{len(classes)} of {len(dataset.labels)}",
-    }
-    table = statistics.table(method, data=pixels.digest, facts=facts)
+    pixels = _Images(dataset.train, metadata.preprocess, chosen, batch_size, uint8=metadata.uint8_input)
+    partial = Partial(target.with_name(f"{target.name}.partial"), _key(dataset, pixels, tapped, settings))
+    if not resume:
+        partial.discard()
+    pixels.fingerprints = partial.notes
+    table = calibrate_graph(path, tapped, pixels, len(chosen), settings, partial=partial, progress=progress)
+    table = replace(
+        table,
+        data=data_digest(pixels.fingerprints),
+        seen=pack(pixels.fingerprints),
+        facts={**_facts(dataset, chosen, seed), **table.facts},
+    )
     table.write(target)
+    partial.discard()
     return table
 
 
-class _Pixels:
-    """Batches for the graph, and a digest of the pixels that went by."""
+class _Images:
+    """The chosen images in batches for the graph, and the fingerprint of each that went by.
+
+    Attributes:
+        fingerprints: of the images from the first on, as far as they were handed out.
+    """
 
     def __init__(
         self, split: "Split", preprocess: "Preprocess", chosen: "NDArray[np.int64]", batch_size: int, *, uint8: bool
     ) -> None:
         self._split, self._preprocess, self._chosen = split, preprocess, chosen
         self._batch_size, self._uint8 = batch_size, uint8
-        self._hash = hashlib.sha256()
+        self.fingerprints: list[str] = []
 
-    @property
-    def digest(self) -> str:
-        """Of the pixels seen so far: it depends on the images and their order, not on the size of batches."""
-        return f"sha256:{self._hash.hexdigest()}"
-
-    def __iter__(self) -> "Iterator[NDArray[Any]]":
+    def __call__(self, start: int, stop: int) -> "Iterator[NDArray[Any]]":
+        """The batches of the images from ``start`` to ``stop``: float32 [N, C, H, W], or the uint8 pixels."""
+        from calibration.provenance import fingerprint
         from toolkit.data import pixel_batches
 
-        for pixels, _ in pixel_batches(self._split, self._preprocess, self._batch_size, indices=self._chosen):
-            self._hash.update(pixels.tobytes())
+        position = start
+        for pixels, _ in pixel_batches(
+            self._split, self._preprocess, self._batch_size, indices=self._chosen[start:stop]
+        ):
+            known = len(self.fingerprints) - position
+            self.fingerprints.extend(fingerprint(image) for image in pixels[max(known, 0) :])
+            position += len(pixels)
             yield pixels if self._uint8 else self._preprocess.normalise(pixels)
+
+
+def _key(dataset: "Dataset", images: _Images, tapped: "TappedGraph", settings: Any) -> str:
+    """What has to be equal for an interrupted run to be gone on with."""
+    first = next(iter(images(0, 1)))
+    parts = [
+        tapped.weights,
+        dataset.name,
+        hashlib.sha256(images._chosen.tobytes()).hexdigest(),
+        hashlib.sha256(first.tobytes()).hexdigest(),
+        vars(settings),
+    ]
+    images.fingerprints.clear()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _facts(dataset: "Dataset", chosen: "NDArray[np.int64]", seed: int) -> dict[str, Any]:
+    seen = set(np.unique(dataset.train.labels[chosen]).tolist())
+    facts: dict[str, Any] = {
+        "data": dataset.name,
+        "split": "train",
+        "seed": seed,
+        "classes": f"{len(seen)} of {len(dataset.labels)}",
+    }
+    unseen = [name for number, name in enumerate(dataset.labels) if number not in seen]
+    return {**facts, "unseen_classes": unseen} if unseen else facts
 
 
 def _source(data: str | PathLike[str]) -> str | Path:

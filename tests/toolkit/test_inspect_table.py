@@ -1,0 +1,49 @@
+"""``toolkit inspect`` of a calibration table that decides more than ranges."""
+
+from pathlib import Path
+
+import pytest
+
+from calibration.table import CalibrationTable, TensorRange
+from toolkit.cli import run
+
+
+def shown(path: Path, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    assert run(["inspect", str(path)]) == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+
+def test_everything_that_the_table_decides_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.fp8.calibration.json"
+    CalibrationTable(
+        {"input": TensorRange(2.0, -2.5, 2.0, method="mse"), "relu1": TensorRange(3.5, 0, 3.5)},
+        "auto",
+        "sha256:aa",
+        facts={"auto": [{"name": "mse", "sqnr_db": 31.256, "agreement": 1.0}, {"name": "minmax", "sqnr_db": 9.5}]},
+        precision="fp8",
+        weight_clip="mse",
+        keep=("conv1", "fc2"),
+        equalisation={"relu1": (1.0, 2.0)},
+        biases={"conv1": (0.5,)},
+    ).write(path)
+    lines = shown(path, capsys)
+    for expected in (
+        ["precision", "fp8"],
+        ["ranges", "of", "weights", "by", "mse"],
+        ["kept", "unquantised", "conv1,", "fc2"],
+        ["tensors", "equalised", "relu1"],
+        ["biases", "corrected", "conv1"],
+        ["name", "sqnr_db", "agreement"],
+        ["mse", "31.26", "1"],
+        ["minmax", "9.5"],
+        ["input", "2", "-2.5", "2", "20.0%", "mse"],
+        ["relu1", "3.5", "0", "3.5", "0.0%", "auto"],
+    ):
+        assert expected in lines
+
+
+def test_what_a_plain_table_leaves_as_it_is_takes_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.calibration.json"
+    CalibrationTable({"input": TensorRange(2.0, -2.5, 2.0)}, "entropy", "sha256:aa").write(path)
+    words = {line[0] for line in shown(path, capsys)}
+    assert words.isdisjoint({"kept", "biases", "equalised"})

@@ -1,0 +1,119 @@
+"""Measure what each layer's quantisation costs."""
+
+import json
+from collections.abc import Callable
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.errors import GraphError, InputError
+from engines.files import write_atomically
+from engines.optional import require
+from engines.progress import QUIET, Progress
+from toolkit.outputs import check_replace
+
+if TYPE_CHECKING:
+    from calibration.sensitivity import Sensitivity
+    from toolkit.data.dataset import Dataset
+
+
+def sensitivity(
+    graph: str | PathLike[str],
+    data: "str | PathLike[str] | Dataset",
+    *,
+    table: str | PathLike[str] | None = None,
+    precision: str = "int8",
+    images: int = 256,
+    seed: int = 0,
+    output: str | PathLike[str] | None = None,
+    batch_size: int = 32,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress = QUIET,
+    on_note: Callable[[str], None] | None = None,
+) -> "Sensitivity":
+    """Quantise each layer of a master graph alone and measure the error at the logits.
+
+    The images are of the train split, others than those calibrated on as far as there are any, so that the
+    test split stays unseen by whatever is decided on these figures.
+
+    Args:
+        graph: the FP32 master graph, with its preprocessing inside.
+        data: a data set, or what ``toolkit.data.open_dataset`` takes.
+        table: its calibration table; None takes the one beside the graph.
+        precision: "int8" or "fp8".
+        images: how many; fewer where the split has no more.
+        seed: of their choice.
+        output: a JSON file to write; None writes none.
+        batch_size: images a run.
+        threads: CPU threads; None takes all cores.
+        force: replace an output that was made from another graph.
+        progress: told of every pass over the images.
+        on_note: told of what the user should know of the images.
+
+    Returns:
+        The figures of every layer, and of all of them together.
+
+    Raises:
+        InputError: an option makes no sense, or there is no table.
+        GraphError: the graph can't be used, carries no preprocessing, or is quantised already.
+        TableError: the table is damaged, or was made from another graph.
+        DataError: the data can't be used.
+    """
+    require("onnx", "Measuring sensitivity", "onnxruntime")
+    require("onnxruntime", "Measuring sensitivity", "onnxruntime")
+    from calibration.sensitivity import sensitivity as measure
+    from export.graph import load_graph, read_metadata, weights_digest
+    from toolkit.building.choose import QUANTISED
+    from toolkit.building.keep import with_kept
+    from toolkit.building.pictures import search_pictures
+    from toolkit.building.ranges import table_for
+    from toolkit.data import align_labels, open_dataset
+    from toolkit.data.dataset import Dataset
+
+    if precision not in QUANTISED:
+        raise InputError(f"{precision} quantises no layer", f"give {' or '.join(QUANTISED)}")
+    if images < 1 or batch_size < 1 or (threads is not None and threads < 1):
+        raise InputError(
+            f"{images} images in batches of {batch_size} on {threads or 'all'} threads", "give 1 or more of each"
+        )
+    path = Path(graph)
+    model = load_graph(path)
+    metadata = read_metadata(model)
+    if metadata is None:
+        raise GraphError(
+            f"'{path}' doesn't say how its images are preprocessed",
+            "export it with `toolkit export`, which stores that",
+        )
+    weights = weights_digest(model)
+    if output is not None:
+        check_replace(Path(output), weights, _made_from, force=force)
+    found = with_kept(model, table_for(path, Path(table) if table is not None else None, None, precision))
+    dataset = data if isinstance(data, Dataset) else open_dataset(fspath(data), progress=progress)
+    dataset = align_labels(dataset, metadata.labels)
+    pictures, notes = search_pictures(dataset, metadata, found, images, seed=seed, batch_size=batch_size)
+    for note in notes:
+        if on_note is not None:
+            on_note(note)
+    held = pictures.held()
+    result = measure(path, found, held, labels=held.labels, progress=progress, threads=threads)
+    if output is not None:
+        record = {
+            **result.to_json(),
+            "graph": str(path),
+            "weights": weights,
+            "table": found.digest(),
+            "precision": precision,
+            "data": dataset.name,
+            "split": "train",
+            "seed": seed,
+            "notes": list(notes),
+        }
+        write_atomically(Path(output), json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return result
+
+
+def _made_from(path: Path) -> str | None:
+    """The digest of the weights that an existing record is about."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return str(value["weights"]) if isinstance(value, dict) and "weights" in value else None
