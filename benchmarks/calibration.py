@@ -1,170 +1,166 @@
-"""Calibration against plain inference: time and memory, each run in a process of its own.
+r"""Calibration against the peers: time, memory, accuracy on ordinary and on hard networks, speed of the result.
 
-Run it on a quiet machine::
+    python benchmarks/calibration.py --work FOLDER --peer nncf=PYTHON --peer modelopt=PYTHON
+    python benchmarks/calibration.py --work FOLDER --parts hard --only loud_channels
 
-    python benchmarks/calibration.py                      # an AlexNet with random weights, 224x224
-    python benchmarks/calibration.py --graph model.onnx
+Run it on a quiet machine; it takes about 20 minutes on two cores, and some five more where FOLDER doesn't hold the
+trained networks yet. The record goes to ``benchmarks/results/calibration.json``; parts that aren't run keep what the
+record holds of them. Tools whose environment isn't given are "not measured". The environments::
 
-Both sides run the same graph in ONNX Runtime over the same batches, which are prepared before the clock starts, so
-that no preprocessing flatters the ratio. They alternate, and the ratio is taken within each pair. The record goes
-to ``benchmarks/results/calibration.json``.
+    python3 -m venv nncf
+    nncf/bin/pip install nncf==3.4.* openvino onnx onnxruntime
+    python3 -m venv modelopt
+    modelopt/bin/pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
+    modelopt/bin/pip install --no-deps "nvidia-modelopt==0.47.*"
+    modelopt/bin/pip install "onnx~=1.21.0" "onnxruntime~=1.24.2" "onnxconverter-common~=1.16" onnx-graphsurgeon \
+        onnxscript onnxslim polygraphy lief ml_dtypes scipy pydantic omegaconf pulp PyYAML regex rich safetensors \
+        tqdm ninja cppimport setuptools nvidia-ml-py
+
+``quantize_static`` is the one of this toolkit's own ONNX Runtime. All get the same images.
 """
 
 import argparse
 import datetime as dt
 import json
-import runpy
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 FOLDER = Path(__file__).resolve().parent
 # Python puts a script's folder first, where this file would be taken for the package of the same name.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != FOLDER]
+sys.path[:] = [str(FOLDER.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != FOLDER)]
 
 RESULTS = FOLDER / "results"
-POOL = 64
-"""Different images: they repeat, so that memory is the method's and not the data's."""
+PARTS = ("time", "commands", "ordinary", "hard", "speed")
 
 
-def pool_of(graph: Path, batch_size: int) -> list[np.ndarray]:
-    """Digits, preprocessed as the graph says."""
+def ordinary_network(work: Path) -> Path:
+    """The AlexNet that `toolkit train` makes of the digits at 224×224, exported; made once."""
+    folder = work / "ordinary"
+    graph = folder / "model.onnx"
+    if not graph.is_file():
+        from toolkit.steps.export import export
+        from toolkit.steps.train import train
+
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = folder / "model.pt"
+        if not checkpoint.is_file():
+            print(train("digits", checkpoint, resumable=False, force=True).summary(), flush=True)
+        export(checkpoint, graph, verify=False)
+    return graph
+
+
+def ordinary(work: Path, pythons: dict[str, str], images: int) -> dict[str, Any]:
+    """INT8 by every tool and FP8 by ours, on an ordinary network."""
+    from benchmarks.accuracy import logits_of, measure, ours, score, write_images
     from export.graph import peek_metadata
-    from toolkit.data import choose, float_batches, open_dataset
+    from toolkit.data import open_dataset
 
-    metadata = peek_metadata(graph)
-    if metadata is None:
-        raise SystemExit("give a graph exported by `toolkit export`: others don't tell their preprocessing")
-    split = open_dataset("digits").train
-    return [part for part, _ in float_batches(split, metadata.preprocess, batch_size, indices=choose(split, POOL))]
-
-
-def batches(pool: list[np.ndarray], images: int) -> Iterator[np.ndarray]:
-    """The pool over and over, until there were ``images``."""
-    done = 0
-    while done < images:
-        for batch in pool:
-            part = batch[: images - done]
-            if len(part):
-                yield part
-            done += len(part)
+    graph = ordinary_network(work)
+    found = measure(graph, "digits", pythons, images=images)
+    test, metadata = open_dataset("digits").test, peek_metadata(graph)
+    assert metadata is not None
+    unseen = work / "ordinary" / "test.npy"
+    write_images(test, metadata.preprocess, unseen)
+    reference = logits_of(graph, unseen)
+    for method, failure, path in ours(graph, "digits", images, (None,), "fp8"):
+        value = {"failure": failure} if failure else score(logits_of(path, unseen), test.labels, reference)
+        found["toolkit"][f"fp8 {method}"] = value
+        print(f"  toolkit fp8 {method}: {value}", flush=True)
+    unseen.unlink()
+    return found
 
 
-def plain(graph: Path, images: int, batch_size: int) -> dict[str, Any]:
-    """Nothing but inference."""
-    import onnxruntime
+def hard(work: Path, pythons: dict[str, str], images: int, only: list[str] | None) -> dict[str, Any]:
+    """INT8 by every tool on the hard networks."""
+    from benchmarks.accuracy import measure
+    from benchmarks.hard_networks import NETWORKS, prepare
 
-    pool = pool_of(graph, batch_size)
-    start = time.perf_counter()
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return timed(start, batches(pool, images), lambda batch: session.run(None, {name: batch}))
-
-
-def ours(graph: Path, images: int, batch_size: int) -> dict[str, Any]:
-    """Collect and choose."""
-    from calibration.collect import TappedGraph, collect
-
-    pool = pool_of(graph, batch_size)
-    start = time.perf_counter()
-    tapped = TappedGraph(graph)
-    source = batches(pool, images)
-    first = next(source)
-    tapped.run(first)  # the first run allocates
-    loaded = time.perf_counter()
-
-    def everything() -> Iterator[np.ndarray]:
-        yield first
-        yield from source
-
-    collect(tapped, everything()).table("entropy")
-    return result(start, loaded)
+    found = {}
+    for name in only or NETWORKS:
+        folder = prepare(work, NETWORKS[name])
+        print(f" {name}", flush=True)
+        result = measure(folder / "model.onnx", str(folder / "data.npz"), pythons, images=images)
+        found[name] = {"about": NETWORKS[name].about, **result}
+    return found
 
 
-def timed(start: float, source: Iterator[np.ndarray], run: Any) -> dict[str, Any]:
-    first = next(source)
-    run(first)
-    loaded = time.perf_counter()
-    run(first)
-    for batch in source:
-        run(batch)
-    return result(start, loaded)
-
-
-def result(start: float, loaded: float) -> dict[str, Any]:
-    end = time.perf_counter()
-    return {"seconds": end - loaded, "with_loading": end - start, "peak_resident_bytes": peak_resident()}
-
-
-def peak_resident() -> int:
-    """The most bytes that this process held; getrusage would count what its parent held when it was started."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-SIDES = {"plain": plain, "toolkit": ours}
-
-
-def child(side: str, graph: Path, images: int, batch_size: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", side, "--graph", str(graph)]
-    command += ["--images", str(images), "--batch-size", str(batch_size)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return dict(json.loads(answer.splitlines()[-1]))
+def parser_of() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="a folder that keeps the trained networks")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"which [{','.join(PARTS)}]")
+    parser.add_argument("--only", action="append", help="this hard network only (repeatable)")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="modelopt or nncf")
+    parser.add_argument("--graph", type=Path, help="the network of the parts time, commands and speed [ordinary]")
+    parser.add_argument("--images", default="512", help="calibration images of the tools [512]")
+    parser.add_argument("--counts", default="128:5,512:5,2048:3,8192:1", help="IMAGES:ROUNDS of the part time")
+    parser.add_argument("--rounds", type=int, default=4, help="of the part commands [4]")
+    parser.add_argument("--seconds", type=float, default=4.0, help="timed running a graph and batch in speed [4]")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--output", type=Path, default=RESULTS / "calibration.json")
+    parser.add_argument("--child", choices=("plain", "toolkit"), help=argparse.SUPPRESS)
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graph", type=Path, help="an FP32 master graph [an AlexNet with random weights]")
-    parser.add_argument("--images", default="128,512,2048", help="numbers of images [128,512,2048]")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs a number of images [5]")
-    parser.add_argument("--output", type=Path, default=RESULTS / "calibration.json")
-    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser_of().parse_args()
+    from benchmarks import calibration_time, int8_speed
+
     if options.child:
-        print(json.dumps(SIDES[options.child](options.graph, int(options.images), options.batch_size)))
+        side = calibration_time.SIDES[options.child]
+        print(json.dumps(side(options.graph, int(options.images), options.batch_size)))
         return
     from engines.files import write_atomically
     from toolkit.machine import describe
 
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="calibration-") as folder:
-        graph = options.graph or Path(folder) / "alexnet.onnx"
-        if not options.graph:
-            runpy.run_path(str(FOLDER / "int8_onnxruntime.py"))["make_graph"](graph)
-        for images in map(int, options.images.split(",")):
-            runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-            for turn in range(options.rounds):
-                for side in list(SIDES)[:: 1 if turn % 2 == 0 else -1]:
-                    runs[side].append(child(side, graph, images, options.batch_size))
-            pairs = zip(runs["toolkit"], runs["plain"], strict=True)
-            ratios = [ours["seconds"] / plain["seconds"] for ours, plain in pairs]
-            rows.append({"images": images, "runs": runs, "ratios": ratios, "ratio": statistics.median(ratios)})
-            peak = max(run["peak_resident_bytes"] for run in runs["toolkit"])
-            seconds = {side: statistics.median(run["seconds"] for run in runs[side]) for side in SIDES}
-            print(
-                f"{images} images: plain {seconds['plain']:.2f} s, calibration {seconds['toolkit']:.2f} s, "
-                f"ratio {rows[-1]['ratio']:.2f}, peak {peak / 2**30:.2f} GiB"
-            )
-    record = {
-        "schema": "onnx-tensorrt-toolkit/calibration-benchmark",
-        "version": 1,
-        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benchmarks/calibration.py", *sys.argv[1:]]),
-        "machine": describe().to_json(),
-        "settings": {"batch_size": options.batch_size, "rounds": options.rounds, "method": "entropy", "pool": POOL},
-        "rows": rows,
+    if options.work is None:
+        raise SystemExit("give --work FOLDER: the trained networks are kept there")
+    pythons = {"toolkit": sys.executable, **dict(peer.split("=", 1) for peer in options.peer)}
+    images = int(options.images)
+    graph = options.graph or ordinary_network(options.work)
+    counts = {int(part.split(":")[0]): int(part.split(":")[1]) for part in options.counts.split(",")}
+    actions = {
+        "time": lambda: calibration_time.against_inference(graph, counts, options.batch_size),
+        "commands": lambda: calibration_time.commands(graph, pythons, images, options.rounds),
+        "ordinary": lambda: ordinary(options.work, pythons, images),
+        "hard": lambda: hard(options.work, pythons, images, options.only),
+        "speed": lambda: int8_speed.measure(graph, pythons, seconds=options.seconds),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.output, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    record: dict[str, Any] = {"schema": "onnx-tensorrt-toolkit/calibration-benchmark", "version": 2, "parts": {}}
+    if options.output.is_file():
+        before = json.loads(options.output.read_text())
+        record["parts"] = before["parts"] if before.get("version") == 2 else {}
+    for part in options.parts.split(","):
+        print(part, flush=True)
+        start = time.monotonic()
+        result = actions[part]()
+        if part == "hard" and options.only and "hard" in record["parts"]:
+            result = record["parts"]["hard"]["result"] | result
+        record["parts"][part] = {
+            "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "took_seconds": round(time.monotonic() - start, 1),
+            "images": images,
+            "result": result,
+        }
+        record["machine"] = describe().to_json()
+        record["tools"] = versions(pythons)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.output, json.dumps(record, indent=2, allow_nan=False) + "\n")
     print(f"record: {options.output.name}")
+
+
+def versions(pythons: dict[str, str]) -> dict[str, Any]:
+    """What each environment has installed of the tools."""
+    from benchmarks.children import run
+
+    script = (
+        "import importlib.metadata as m, json; "
+        "names = ('onnxruntime', 'onnx', 'nncf', 'openvino', 'nvidia-modelopt', 'torch', 'numpy'); "
+        "have = {d.metadata['Name'].lower(): d.version for d in m.distributions()}; "
+        "print(json.dumps({n: have[n] for n in names if n in have}))"
+    )
+    return {name: json.loads(run([python, "-c", script]).output or "{}") for name, python in pythons.items()}
 
 
 if __name__ == "__main__":

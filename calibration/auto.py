@@ -70,6 +70,7 @@ def choose(
     precision: str = "int8",
     equalisation: Mapping[str, tuple[float, ...]] | None = None,
     weight_clip: str = "max",
+    refine: bool = True,
     data: str | None = None,
     facts: Mapping[str, Any] | None = None,
     progress: Progress = QUIET,
@@ -85,6 +86,7 @@ def choose(
         precision: "int8" or "fp8".
         equalisation: factors for the table (:mod:`calibration.equalise`).
         weight_clip: how the ranges of weights are chosen.
+        refine: go on to single tensors where no method is good (:mod:`calibration.refine`).
         data: the digest of the pixels that the statistics saw.
         facts: what else the table should tell.
         progress: told of every candidate.
@@ -110,7 +112,7 @@ def choose(
             del model
             bench = Bench(simulation, held_out, progress)
             proposals = {name: {key: found.amax for key, found in tables[name].ranges.items()} for name in names}
-            best = choose_ranges(bench, proposals)
+            best = choose_ranges(bench, proposals, refine=refine)
     finally:
         progress.end()
     ranges = {

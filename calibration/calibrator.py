@@ -1,10 +1,12 @@
 """From a graph and images to a calibration table: the order of the steps, and what is measured before it is chosen.
 
 1. A pilot of a few images shows whether the channels of some tensor are so uneven that one range can't serve them;
-   then the graph is equalised (:mod:`calibration.equalise`), which changes none of its answers.
+   then the graph is equalised (:mod:`calibration.equalise`), which changes none of its answers. Without "auto", which
+   sees in step 3 that it should have been, the weights are asked too.
 2. One pass over the images collects a histogram of every tensor.
 3. A method chooses the ranges. "auto" measures the candidates on images that no histogram has seen. Where the best
-   of them isn't good, it also tries clipped weights and corrected biases, and takes what measures better.
+   of them isn't good, it also tries, in this order and each where the last wasn't enough: channels that are even
+   but are read by uneven weights, evened out with a second pass; clipped weights; corrected biases.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.auto import METHOD as AUTO
-from calibration.auto import choose, is_good, measure
+from calibration.auto import choose, measure
 from calibration.bias import measure_biases
 from calibration.collect import Statistics, TappedGraph, channel_maxima, collect
 from calibration.equalise import equalise, find_factors
 from calibration.methods import methods_for
 from calibration.rename import sign
 from calibration.table import CalibrationTable
+from calibration.trials import Trial, is_good
 from engines.errors import InputError
 from engines.progress import QUIET, Progress
 from export.graph import load_graph, weights_digest
@@ -47,6 +50,9 @@ BIASED = 64
 
 GAIN_DB = 0.2
 """What is kept must gain this much in signal-to-noise ratio at the logits."""
+
+Factors = Mapping[str, tuple[float, ...]]
+Peaks = dict[str, NDArray[Any]]
 
 Batches = Callable[[int, int], Iterable[NDArray[Any]]]
 """``(start, stop)`` → the batches of the images from ``start`` to ``stop``, as the graph takes them."""
@@ -135,90 +141,143 @@ def calibrate_graph(
         DataError: there are no images.
     """
     settings.check()
-    counted = images - held_out(images, settings.method)
-    factors = _factors(path, tapped, batches, counted) if settings.equalise else {}
-    if factors:
-        tapped = TappedGraph(equalise(load_graph(path), factors), threads=settings.threads, device=settings.device)
-    done = partial.images if partial else 0
-    statistics = collect(tapped, batches(done, counted), progress=progress, total=counted, partial=partial)
+    run = _Run(path, batches, images - held_out(images, settings.method), images, settings, progress)
+    peaks = run.peaks(tapped, PILOT) if settings.equalise else {}
+    factors: Factors = {}
+    if peaks and (settings.method != AUTO or any(map(_uneven, peaks.values()))):
+        factors = run.factors(run.peaks(tapped, PILOT_AGAIN))
+    statistics = run.collect(tapped if not factors else None, factors, partial)
     del tapped  # its weights make room for those of the graphs that follow
     if settings.method == AUTO:
-        table = _measured(path, factors, statistics, batches, (counted, images), settings, progress)
+        table = _Auto(run, peaks if not factors else {}).table(statistics, factors)
     else:
-        table = _chosen(path, factors, statistics, batches(0, min(BIASED, counted)), settings)
+        table = run.table(statistics, factors)
     return sign(replace(table, images=images), load_graph(path))
 
 
-def _chosen(
-    path: Path,
-    factors: Mapping[str, tuple[float, ...]],
-    statistics: Statistics,
-    batches: Iterable[NDArray[Any]],
-    settings: Settings,
-) -> CalibrationTable:
-    """The table of one method."""
-    table = statistics.table(settings.method, precision=settings.precision)
-    table = replace(table, equalisation=factors, weight_clip=settings.weight_clip or "max")
-    if factors:
-        table = replace(table, weights=weights_digest(load_graph(path)))
-    if not settings.correct_biases:
-        return table
-    return replace(table, biases=measure_biases(load_graph(path), table, batches, threads=settings.threads))
+@dataclass
+class _Run:
+    """The steps, each on what the others leave.
 
+    Attributes:
+        path: the master graph.
+        batches: the images.
+        counted: how many of them are counted in histograms; the others are held out.
+        images: how many there are.
+        settings: how.
+        progress: told of every step.
+    """
 
-def _measured(
-    path: Path,
-    factors: Mapping[str, tuple[float, ...]],
-    statistics: Statistics,
-    batches: Batches,
-    split: tuple[int, int],
-    settings: Settings,
-    progress: Progress,
-) -> CalibrationTable:
-    """The table that measures best on the held-out images, ``split[0]`` to ``split[1]``."""
-    held = list(batches(*split))
-    threads = settings.threads
-    choice = choose(
-        path,
-        statistics,
-        held,
-        precision=settings.precision,
-        equalisation=factors,
-        weight_clip=settings.weight_clip or "max",
-        progress=progress,
-        threads=threads,
-    )
-    table, best, trials = choice.table, choice.chosen, list(choice.trials)
+    path: Path
+    batches: Batches
+    counted: int
+    images: int
+    settings: Settings
+    progress: Progress
 
-    def attempt(name: str, candidate: CalibrationTable, *, wanted: bool = False) -> None:
-        nonlocal table, best
-        trial = measure(path, candidate, held, name=name, threads=threads)
-        trials.append(trial)
-        if wanted or trial.sqnr_db >= best.sqnr_db + GAIN_DB:
-            table, best = candidate, trial
-
-    if settings.weight_clip is None and settings.precision == "int8" and not is_good(best):
-        attempt("weights clipped", replace(table, weight_clip="mse"))
-    if settings.correct_biases or (settings.correct_biases is None and not is_good(best)):
-        shifts = measure_biases(load_graph(path), table, batches(0, min(BIASED, split[0])), threads=threads)
-        attempt("biases corrected", replace(table, biases=shifts), wanted=bool(settings.correct_biases))
-    told = {"held_out": split[1] - split[0], AUTO: [trial.to_json() for trial in trials], "best": best.to_json()}
-    return replace(table, facts={**table.facts, **told})
-
-
-def _factors(path: Path, tapped: TappedGraph, batches: Batches, images: int) -> dict[str, tuple[float, ...]]:
-    """What evens out the graph's channels; empty where they are even enough."""
-
-    def maxima(count: int) -> dict[str, NDArray[Any]]:
-        found: dict[str, NDArray[Any]] = {}
-        for batch in batches(0, min(count, images)):
+    def peaks(self, tapped: TappedGraph, count: int) -> Peaks:
+        """The largest magnitude of every channel of every tensor on the first images."""
+        found: Peaks = {}
+        for batch in self.batches(0, min(count, self.counted)):
             for name, values in channel_maxima(tapped, batch, tapped.groups).items():
                 found[name] = values if name not in found else np.maximum(values, found[name])
         return found
 
-    if not any(map(_uneven, maxima(PILOT).values())):
-        return {}
-    return find_factors(load_graph(path), maxima(PILOT_AGAIN))
+    def factors(self, peaks: Peaks) -> Factors:
+        """What evens out the graph's channels; empty where they are even enough."""
+        return find_factors(load_graph(self.path), peaks)
+
+    def collect(self, tapped: TappedGraph | None, factors: Factors, partial: "Partial | None" = None) -> Statistics:
+        """The histograms of the graph, evened out."""
+        if tapped is None:
+            model = equalise(load_graph(self.path), factors)
+            tapped = TappedGraph(model, threads=self.settings.threads, device=self.settings.device)
+            del model
+        source = self.batches(partial.images if partial else 0, self.counted)
+        return collect(tapped, source, progress=self.progress, total=self.counted, partial=partial)
+
+    def shifts(self, table: CalibrationTable) -> dict[str, tuple[float, ...]]:
+        """What corrects the biases."""
+        batches = self.batches(0, min(BIASED, self.counted))
+        return measure_biases(load_graph(self.path), table, batches, threads=self.settings.threads)
+
+    def table(self, statistics: Statistics, factors: Factors) -> CalibrationTable:
+        """The table of the one method that was asked for."""
+        settings = self.settings
+        table = statistics.table(settings.method, precision=settings.precision)
+        table = replace(table, equalisation=factors, weight_clip=settings.weight_clip or "max")
+        if factors:
+            table = replace(table, weights=weights_digest(load_graph(self.path)))
+        return replace(table, biases=self.shifts(table)) if settings.correct_biases else table
+
+
+class _Auto:
+    """Measures candidates on the held-out images, and keeps the best.
+
+    Args:
+        run: the steps.
+        peaks: of the channels, if it is still open whether to even them out.
+    """
+
+    def __init__(self, run: _Run, peaks: Peaks) -> None:
+        self._run, self._peaks = run, peaks
+        self._held = list(run.batches(run.counted, run.images))
+        self._trials: list[Trial] = []
+        self._best: tuple[CalibrationTable, Trial] | None = None
+
+    def table(self, statistics: Statistics, factors: Factors) -> CalibrationTable:
+        """The table that measures best."""
+        settings = self._run.settings
+        self._choose(statistics, factors, refine=not self._peaks)
+        if self._peaks and not self._good():
+            # Even channels with uneven weights: nothing in the pilot told of them.
+            factors = self._run.factors(self._peaks)
+            self._choose(self._run.collect(None, factors) if factors else statistics, factors)
+        if settings.weight_clip is None and settings.precision == "int8" and not self._good():
+            self._attempt("weights clipped", replace(self._chosen[0], weight_clip="mse"))
+        if settings.correct_biases or (settings.correct_biases is None and not self._good()):
+            table = self._chosen[0]
+            corrected = replace(table, biases=self._run.shifts(table))
+            self._attempt("biases corrected", corrected, wanted=bool(settings.correct_biases))
+        table, best = self._chosen
+        trials = [trial.to_json() for trial in self._trials]
+        told = {"held_out": len(np.concatenate(self._held)), AUTO: trials, "best": best.to_json()}
+        return replace(table, facts={**table.facts, **told})
+
+    @property
+    def _chosen(self) -> tuple[CalibrationTable, Trial]:
+        if self._best is None:
+            raise AssertionError("asked before anything was chosen")
+        return self._best
+
+    def _good(self) -> bool:
+        return is_good(self._chosen[1])
+
+    def _choose(self, statistics: Statistics, factors: Factors, *, refine: bool = True) -> None:
+        settings = self._run.settings
+        choice = choose(
+            self._run.path,
+            statistics,
+            self._held,
+            precision=settings.precision,
+            equalisation=factors,
+            weight_clip=settings.weight_clip or "max",
+            refine=refine,
+            progress=self._run.progress,
+            threads=settings.threads,
+        )
+        known = {trial.name for trial in self._trials} if not factors else set()
+        self._trials += [trial for trial in choice.trials if trial.name not in known]
+        self._take(choice.table, choice.chosen)
+
+    def _attempt(self, name: str, table: CalibrationTable, *, wanted: bool = False) -> None:
+        trial = measure(self._run.path, table, self._held, name=name, threads=self._run.settings.threads)
+        self._trials.append(trial)
+        self._take(table, trial, wanted=wanted)
+
+    def _take(self, table: CalibrationTable, trial: Trial, *, wanted: bool = False) -> None:
+        if wanted or self._best is None or trial.sqnr_db >= self._best[1].sqnr_db + GAIN_DB:
+            self._best = table, trial
 
 
 def _uneven(peaks: NDArray[Any]) -> bool:

@@ -106,7 +106,8 @@ def find_factors(model: onnx.ModelProto, maxima: Mapping[str, NDArray[Any]]) -> 
 
     A channel's factor is ``a^α / w^(1-α)`` over that of the median channel, to the nearest power of two, where ``w``
     is the largest weight that reads it as a share of the largest of its output channel. Channels below the median
-    are made larger to a quarter of it at most, and channels that were always zero stay as they are.
+    are made larger to a quarter of it at most. Of channels that were always zero nothing is known but the weights
+    that read them: those are made as small as the others'.
 
     Args:
         model: the FP32 graph.
@@ -146,7 +147,10 @@ def _factors(peaks: Doubles, region: Region, rewrite: Rewrite) -> Doubles | None
         wanted = np.where(alive, peaks, median) ** share / weight ** (1 - share)
         factors = np.exp2(np.rint(np.log2(wanted / np.median(wanted[alive]))).clip(-_LIMIT, _LIMIT))
         least = np.exp2(np.ceil(np.log2(np.minimum(1, np.where(alive, _HEADROOM * peaks / median, 1)))))
-        factors = np.where(alive, np.maximum(factors, least), 1.0)
+        factors = np.maximum(factors, least)
+        usual = np.median((weight * factors)[alive])
+        silent = np.exp2(np.floor(np.log2(np.minimum(1, usual / weight))).clip(-_LIMIT, 0))
+        factors = np.where(alive, factors, silent)
         reached = min(table.signal_to_noise(peaks, factors) for table in tables)
         if reached > after:
             best, after = factors, reached

@@ -6,7 +6,10 @@
    another a long tail that must not. Then each tensor about which methods disagree gets the proposal that measures
    best with nothing quantised but what reads it: what else is wrong doesn't hide the difference. Between proposals
    that lie far apart stands their geometric mean.
-3. Errors aren't independent. From the better of both the same tensors are gone through again, now with everything
+3. Methods can agree and be wrong: one blinded image in a hundred is too frequent for an outlier, and yet what it
+   holds must be clipped for the sake of the others. So where a tensor's readers alone aren't good still, its range
+   is halved for as long as that gains something.
+4. Errors aren't independent. From the best of these the tensors of step 2 are gone through again, now with everything
    quantised, and a proposal is taken where it gains something.
 
 Tensors come in the order of the disagreement about them, the largest first; the number of measurements is bounded.
@@ -16,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from calibration.trials import Amax, Bench, Trial, is_good
+from calibration.trials import SURELY_GOOD_DB, Amax, Bench, Trial, is_good
 
 GAIN_DB = 0.1
 """What a range for one tensor has to gain to be taken."""
@@ -32,6 +35,15 @@ FAR = 4.0
 
 ALONE = 48
 """Measurements of proposals for one tensor alone, at most."""
+
+HALVED = 64
+"""Measurements of halved ranges, at most."""
+
+MISSES = 2
+"""Halvings in a row that gain nothing end the search."""
+
+SEARCHED = "searched"
+"""The origin of a range that no method proposed."""
 
 PASSES = 2
 TOGETHER = 32
@@ -63,12 +75,13 @@ class Ranges:
         return True
 
 
-def choose_ranges(bench: Bench, proposals: Mapping[str, Amax]) -> Ranges:
+def choose_ranges(bench: Bench, proposals: Mapping[str, Amax], *, refine: bool = True) -> Ranges:
     """The ranges that measure best.
 
     Args:
         bench: measures them.
         proposals: by method a range for every tensor; the first of two that are as good is taken.
+        refine: go on to single tensors where no method is good.
     """
     tried: dict[str, Trial] = {}
     for name, amax in proposals.items():
@@ -78,13 +91,15 @@ def choose_ranges(bench: Bench, proposals: Mapping[str, Amax]) -> Ranges:
     best = Ranges(
         dict(proposals[winner]), dict.fromkeys(proposals[winner], winner), tried[winner], list(tried.values())
     )
-    if is_good(best.trial):
+    if is_good(best.trial) or not refine:
         return best
     disputed = {group: found for group in bench.groups if (found := _disputed(group, proposals))}
     order = sorted(disputed, key=lambda group: -max(disputed[group].values()) / min(disputed[group].values()))
     ordered = {group: disputed[group] for group in order}
     if ordered:
         best.take(_each_alone(bench, best, ordered))
+    if not is_good(best.trial):
+        best.take(_halved(bench, best))
     _together(bench, best, ordered)
     return best
 
@@ -103,6 +118,26 @@ def _each_alone(bench: Bench, start: Ranges, disputed: Mapping[str, Mapping[str,
         origins[group] = max(found, key=lambda origin: found[origin])
         amax[group] = proposals[origins[group]]
     return start if amax == start.amax else Ranges(amax, origins, bench.measure("each tensor its own", amax))
+
+
+def _halved(bench: Bench, start: Ranges) -> Ranges:
+    """Every tensor whose readers alone aren't good with the half, quarter, ... of its range that measures best."""
+    amax, origins = dict(start.amax), dict(start.origins)
+    most = bench.measured + HALVED
+    for group in bench.groups:
+        readers = bench.readers(group)
+        if not readers or bench.measured >= most:
+            continue
+        best = bench.measure(f"{group} alone", amax, only=readers)
+        value, misses = amax[group], 0
+        while best.sqnr_db < SURELY_GOOD_DB and misses < MISSES and bench.measured < most:
+            value /= 2
+            trial = bench.measure(f"{group} alone: {value:.3g}", {**amax, group: value}, only=readers)
+            misses += 1
+            if trial.sqnr_db >= best.sqnr_db + GAIN_DB:
+                best, misses = trial, 0
+                amax[group], origins[group] = value, SEARCHED
+    return start if amax == start.amax else Ranges(amax, origins, bench.measure("searched ranges", amax))
 
 
 def _together(bench: Bench, best: Ranges, disputed: Mapping[str, Mapping[str, float]]) -> None:

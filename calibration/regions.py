@@ -135,7 +135,7 @@ class _Finder:
             return None
         if node.op_type in _ELEMENTWISE:
             return place
-        if node.op_type in _POOLING:
+        if node.op_type in _POOLING or (node.op_type == "Resize" and self._keeps_channels(node)):
             return place if place == _Place(1, 1) else None
         if node.op_type == "Transpose":
             order = attribute(node, "perm")
@@ -143,6 +143,17 @@ class _Finder:
         if node.op_type in _RESHAPING and place.axis == 1:
             return _reshaped(self._shape(node.input[0]), self._shape(node.output[0]), place)
         return None
+
+    def _keeps_channels(self, node: onnx.NodeProto) -> bool:
+        """Whether a Resize repeats values within channels and makes up none."""
+        scales = self._constants.get(node.input[2]) if len(node.input) > 2 else None
+        return (
+            attribute(node, "mode", "nearest") == "nearest"
+            and attribute(node, "coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize"
+            and not attribute(node, "axes")
+            and scales is not None
+            and onnx.numpy_helper.to_array(scales)[:2].tolist() == [1, 1]
+        )
 
 
 def _reshaped(before: Sequence[int | str], after: Sequence[int | str], place: _Place) -> _Place | None:

@@ -1,12 +1,12 @@
 """The calibration table: a range a tensor, neutral of any target, and the digests of what made it."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calibration.fields import LARGEST, listed, mapped, numbers, one_of
 from engines.errors import TableError
 from engines.files import digest_bytes, read_text, write_atomically
 
@@ -16,6 +16,8 @@ _READABLE = frozenset({1, VERSION})
 SUFFIX = ".calibration.json"
 PRECISIONS = ("int8", "fp8")
 WEIGHT_CLIPS = ("max", "mse")
+_FACTORS = (2.0**-64, 2.0**64)
+"""Factors beyond these overflow float32 in ordinary weights."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class CalibrationTable:
             )
         try:
             digests = value["digests"]
-            ranges = {str(key): _range(key, item) for key, item in value["ranges"].items()}
+            ranges = {str(key): _range(key, item) for key, item in mapped("ranges", value["ranges"]).items()}
             return cls(
                 ranges,
                 str(value["method"]),
@@ -139,11 +141,11 @@ class CalibrationTable:
                 digests.get("preprocess"),
                 int(value["images"]),
                 dict(value.get("facts", {})),
-                _one_of("precision", value.get("precision", "int8"), PRECISIONS),
-                _one_of("weight_clip", value.get("weight_clip", "max"), WEIGHT_CLIPS),
-                tuple(map(str, value.get("keep", ()))),
-                _factors("equalisation", value.get("equalisation", {}), positive=True),
-                _factors("biases", value.get("biases", {})),
+                one_of("precision", value.get("precision", "int8"), PRECISIONS),
+                one_of("weight_clip", value.get("weight_clip", "max"), WEIGHT_CLIPS),
+                tuple(map(str, listed("keep", value.get("keep", [])))),
+                numbers("equalisation", value.get("equalisation", {}), *_FACTORS),
+                numbers("biases", value.get("biases", {}), -LARGEST, LARGEST),
                 str(value.get("seen", "")),
                 str(digests.get("content") or ""),
                 {str(key): str(item) for key, item in value.get("nodes", {}).items()},
@@ -249,20 +251,6 @@ def _lines(items: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n  }"
 
 
-def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ValueError(f"{what} is {value!r}, not {' or '.join(allowed)}")
-    return str(value)
-
-
-def _factors(what: str, value: Mapping[str, Any], *, positive: bool = False) -> dict[str, tuple[float, ...]]:
-    found = {str(name): tuple(map(float, numbers)) for name, numbers in value.items()}
-    for name, numbers in found.items():
-        if not all(math.isfinite(number) and (number > 0 or not positive) for number in numbers):
-            raise ValueError(f"{what} of '{name}' holds an impossible number")
-    return found
-
-
 def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
@@ -277,7 +265,7 @@ def _range(name: object, value: Mapping[str, Any]) -> TensorRange:
         str(value.get("method", "")),
         str(value.get("signature", "")),
     )
-    if not all(map(math.isfinite, (result.amax, result.minimum, result.maximum))) or result.amax < 0:
+    if not all(abs(number) <= LARGEST for number in (result.amax, result.minimum, result.maximum)) or result.amax < 0:
         raise ValueError(f"the range of '{name}' is {result.amax} over {result.minimum} .. {result.maximum}")
     if result.minimum > result.maximum:
         raise ValueError(f"the minimum of '{name}' is above its maximum")

@@ -13,7 +13,7 @@ from calibration.collect import Statistics, collect
 from calibration.figures import figures
 from calibration.methods import methods_for
 from calibration.qdq import quantise
-from calibration.refine import ALONE, TOGETHER, choose_ranges
+from calibration.refine import ALONE, HALVED, SEARCHED, TOGETHER, choose_ranges
 from calibration.table import CalibrationTable
 from engines.errors import DataError, InputError, TableError
 from tests.calibration.graphs import IMAGES, UNSEEN, graph_of, run
@@ -129,7 +129,7 @@ def test_where_no_method_suits_every_tensor_each_gets_its_own(
     assert agreement > max(share for _, share in singles.values())
     assert choice.table.ranges["input"].amax < OUTLIER / 100
     assert choice.table.ranges["input"].method != choice.table.ranges["r1"].method
-    assert choice.evaluated <= len(methods_for("int8")) + ALONE + TOGETHER + 1
+    assert choice.evaluated <= len(methods_for("int8")) + ALONE + 1 + HALVED + 1 + TOGETHER
     assert choice.chosen.sqnr_db > choice.trials[0].sqnr_db
     assert choice.trials[-1] == choice.chosen
 
@@ -160,12 +160,27 @@ def test_each_tensor_takes_the_proposal_nearest_to_what_is_right_and_the_one_bet
     assert found.origins["b"] == "wide–narrow"
 
 
+def test_where_all_methods_agree_on_what_is_too_wide_the_range_is_halved_while_that_gains() -> None:
+    proposals = {"wide": {"a": 64.0, "b": 3.0}, "wider": {"a": 65.0, "b": 3.0}}
+    found = choose_ranges(Landscape({"a": 4.5, "b": 3.0}), proposals)
+    assert found.amax == {"a": 4.0, "b": 3.0}
+    assert found.origins == {"a": SEARCHED, "b": "wide"}
+    assert [trial.name for trial in found.trials][-1] == "searched ranges"
+
+
+def test_the_search_of_ranges_can_be_left_for_later() -> None:
+    bench = Landscape({"a": 4.5})
+    found = choose_ranges(bench, {"wide": {"a": 64.0}, "narrow": {"a": 16.0}}, refine=False)
+    assert found.amax == {"a": 16.0}
+    assert bench.measured == 2
+
+
 def test_however_many_tensors_there_are_the_measurements_are_bounded() -> None:
     names = [f"t{index}" for index in range(500)]
     bench = Landscape(dict.fromkeys(names, 3.0) | {"t7": 0.4})
     proposals = {"wide": dict.fromkeys(names, 16.0), "narrow": dict.fromkeys(names, 1.0) | {"t7": 0.01}}
     found = choose_ranges(bench, proposals)
-    assert bench.measured <= 2 + ALONE + 1 + TOGETHER
+    assert bench.measured <= 2 + ALONE + 1 + HALVED + 1 + TOGETHER
     assert found.origins["t7"] == "wide–narrow", "the largest disagreement comes first"
 
 

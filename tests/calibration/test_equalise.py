@@ -41,6 +41,18 @@ def conv_pool_conv() -> onnx.ModelProto:
     )  # fmt: skip
 
 
+def conv_resize_gemm() -> onnx.ModelProto:
+    return chain(
+        make("Conv", ["input", "w1", "b1"], ["c1"], "conv1", strides=[8, 8]),
+        make("Relu", ["c1"], ["r1"], "relu"),
+        make("Resize", ["r1", "", "scales"], ["n1"], "resize", mode="nearest", nearest_mode="floor",
+             coordinate_transformation_mode="asymmetric"),
+        make("Flatten", ["n1"], ["f1"], "flatten"),
+        make("Gemm", ["f1", "w2"], ["logits"], "fc1"),
+        w1=weight(6, 3, 3, 3), b1=weight(6), scales=np.array([1, 1, 3, 3], np.float32), w2=weight(6 * 36, 5),
+    )  # fmt: skip
+
+
 def conv_flatten_gemm() -> onnx.ModelProto:
     return chain(
         make("Conv", ["input", "w1", "b1"], ["c1"], "conv1", strides=[4, 4]),
@@ -102,6 +114,7 @@ def forked() -> onnx.ModelProto:
 GRAPHS = {
     "pool": (conv_pool_conv, ("r1",)),
     "flatten": (conv_flatten_gemm, ("a1", "r2")),
+    "resize": (conv_resize_gemm, ("n1",)),
     "reshape": (conv_reshape_matmul, ("c1", "r1")),
     "grouped": (grouped, ("r1", "r2", "r3", "r4", "m5")),
     "forked": (forked, ("r1",)),
@@ -300,6 +313,17 @@ def test_a_dead_channel_keeps_the_factor_1():
     assert factors[5] == 1
     assert factors[1] > 100
     assert find_factors(hard, {"relu2": np.zeros(16, np.float32), "other": np.ones(3, np.float32)}) == {}
+
+
+def test_loud_weights_that_read_a_channel_that_was_always_zero_are_brought_down():
+    """Nothing is lost of the others then: the weights of a row have one scale."""
+    model = tiny_graph()
+    hard = spoilt(model, {"relu2": [1.0] * 5 + [2.0**-9] + [1.0] * 10})
+    peaks = maxima(hard)
+    peaks["relu2"].reshape(16, -1)[5] = 0
+    factors = find_factors(hard, peaks)["relu2"]
+    assert 2.0**-12 <= factors[5] <= 2.0**-7
+    assert all(0.2 <= factor <= 5 for index, factor in enumerate(factors) if index != 5)
 
 
 def test_a_channel_that_is_far_above_the_others_for_every_image_is_brought_down():

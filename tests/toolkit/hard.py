@@ -38,6 +38,18 @@ class Hard:
             shutil.copy(path, folder)
         return replace(self, graph=folder / self.graph.name)
 
+    def archive(self) -> Path:
+        """The pictures as an archive beside the graph; their labels are the model's."""
+        path = self.graph.with_name("pictures.npz")
+        train, test = self.data.train, self.data.test
+        names = np.array(METADATA.labels)
+        np.savez(
+            path,
+            x_train=np.asarray(train.images), y_train=names[train.labels],
+            x_test=np.asarray(test.images), y_test=names[test.labels], label_names=names,
+        )  # fmt: skip
+        return path
+
 
 def hard_graph() -> onnx.ModelProto:
     """The tiny graph with one channel between fc1 and fc2 scaled up and back: the same answers in FP32."""

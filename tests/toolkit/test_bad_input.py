@@ -1,13 +1,7 @@
 """Bad input to every command: one line of cause, one of remedy, exit code 2, and nothing half-written."""
 
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -17,29 +11,8 @@ from engines.passport import Passport
 from export.graph import save_graph
 from export.models.registry import build
 from tests.tiny import METADATA, tiny_graph, tiny_images
-from toolkit.cli import run
+from tests.toolkit.refusals import Refusal
 from toolkit.steps.build import build_engine
-
-Refusal = Callable[..., str]
-
-
-@pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
-    """Runs a command that must be refused; gives cause and remedy, and checks that no file came or changed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> str:
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        assert run(list(arguments)) == 2
-        captured = capsys.readouterr()
-        lines = [line for line in captured.err.splitlines() if line.startswith(("error: ", "  try: "))]
-        assert [line[:7] for line in lines] == ["error: ", "  try: "]
-        assert "Traceback" not in captured.err
-        assert captured.out == ""
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-        return "\n".join(lines)
-
-    return call
 
 
 def whole_checkpoint(path: Path) -> None:
@@ -197,25 +170,3 @@ def test_a_folder_that_cannot_be_written(refused: Refusal, tmp_path: Path) -> No
     save_graph(tiny_graph(), tmp_path / "model.onnx")
     build_engine("model.onnx", precision="fp16", backend="onnxruntime")  # so that the typed graph is there already
     assert "can't write '/proc/model.engine'" in refused("build-engine", "model.onnx", "-o", "/proc/model.engine")
-
-
-def test_ctrl_c_in_the_middle_of_a_command_leaves_nothing_half_written(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (4000, 64, 64, 3), np.uint8), np.arange(4000) % 5
-    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images[:10], y_test=labels[:10])
-    save_graph(tiny_graph(), tmp_path / "model.onnx")
-    before = sorted(path.name for path in tmp_path.iterdir())
-    program = "import sys; from toolkit.cli import main; main(sys.argv[1:])"
-    command = ["calibrate", "model.onnx", "--data", "data.npz", "--images", "4000", "--batch-size", "1"]
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        while "calibrating" not in process.stderr.readline():
-            pass
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        printed = process.stderr.read()
-    assert process.returncode == 130, printed
-    assert "Traceback" not in printed
-    assert sorted(path.name for path in tmp_path.iterdir()) == before

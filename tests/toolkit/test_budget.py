@@ -190,7 +190,7 @@ def test_a_budget_that_nothing_holds_exits_with_1_says_what_was_tried_and_leaves
     hopeless = replace(hard.table, ranges=tiny)
     hopeless.write(hard.beside)
     before = {path.name: path.read_bytes() for path in hard.graph.parent.iterdir()}
-    archive = npz(hard)
+    archive = hard.archive()
     common = ["build-engine", str(hard.graph), "--int8", "--table", str(hard.beside), "--data", str(archive)]
     for backend in ("onnxruntime", "tensorrt-rtx"):
         assert run([*common, "--backend", backend, "--max-drop", "0.5"]) == 1
@@ -202,19 +202,6 @@ def test_a_budget_that_nothing_holds_exits_with_1_says_what_was_tried_and_leaves
         found = {path.name: path.read_bytes() for path in hard.graph.parent.iterdir() if path.suffix != ".away"}
         archive.with_suffix(".away").rename(archive)
         assert found == before
-
-
-def npz(hard: Hard) -> Path:
-    """The hard network's data as an archive; its labels become those of the model."""
-    path = hard.graph.with_name("pictures.npz")
-    train, test = hard.data.train, hard.data.test
-    names = np.array(METADATA.labels)
-    np.savez(
-        path,
-        x_train=np.asarray(train.images), y_train=names[train.labels],
-        x_test=np.asarray(test.images), y_test=names[test.labels], label_names=names,
-    )  # fmt: skip
-    return path
 
 
 @pytest.mark.parametrize(

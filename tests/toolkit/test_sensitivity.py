@@ -15,7 +15,7 @@ from calibration.table import CalibrationTable
 from engines.errors import DataError, GraphError, InputError, TableError
 from engines.sessions import open_session
 from export.graph import load_graph, save_graph
-from tests.tiny import METADATA, PREPROCESS, tiny_graph
+from tests.tiny import PREPROCESS, tiny_graph
 from tests.toolkit.hard import Hard, hard_network
 from toolkit.cli import run
 from toolkit.steps.sensitivity import sensitivity
@@ -30,19 +30,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Hard:
 def hard(original: Hard, tmp_path: Path) -> Hard:
     """A copy to measure."""
     return original.copy(tmp_path)
-
-
-def archive(hard: Hard) -> str:
-    """The data as a file that the command line takes."""
-    path = hard.graph.with_name("pictures.npz")
-    train, test = hard.data.train, hard.data.test
-    names = np.array(METADATA.labels)
-    np.savez(
-        path,
-        x_train=np.asarray(train.images), y_train=names[train.labels],
-        x_test=np.asarray(test.images), y_test=names[test.labels], label_names=names,
-    )  # fmt: skip
-    return str(path)
 
 
 def test_the_layer_that_ruins_the_network_comes_first_under_both_its_names(hard: Hard) -> None:
@@ -114,7 +101,7 @@ def test_the_output_file_can_be_read_again_and_says_what_it_is_of(hard: Hard, tm
 def test_the_command_prints_a_table_worst_first_with_a_line_for_all(
     hard: Hard, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["sensitivity", str(hard.graph), "--data", archive(hard), "--images", "60"]) == 0
+    assert run(["sensitivity", str(hard.graph), "--data", str(hard.archive()), "--images", "60"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("What INT8 costs layer by layer, on 60 images")
     assert lines[1].split() == ["module", "node", "operator", "SQNR", "dB", "label", "flips", "KL", "top-1"]
@@ -125,7 +112,17 @@ def test_the_command_prints_a_table_worst_first_with_a_line_for_all(
 
 def test_the_command_prints_json(hard: Hard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "figures.json"
-    arguments = ["--data", archive(hard), "--images", "60", "--table", str(hard.beside), "--json", "-o", str(output)]
+    arguments = [
+        "--data",
+        str(hard.archive()),
+        "--images",
+        "60",
+        "--table",
+        str(hard.beside),
+        "--json",
+        "-o",
+        str(output),
+    ]
     assert run(["sensitivity", str(hard.graph), *arguments]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {layer["node"] for layer in printed["layers"]} == {"conv1", "conv2", "fc1", "fc2"}
