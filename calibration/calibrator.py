@@ -28,7 +28,7 @@ from calibration.table import CalibrationTable
 from calibration.trials import Trial, is_good
 from engines.errors import InputError
 from engines.progress import QUIET, Progress
-from export.graph import load_graph, weights_digest
+from export.graph import load_graph
 
 if TYPE_CHECKING:
     from calibration.partial import Partial
@@ -141,18 +141,21 @@ def calibrate_graph(
         DataError: there are no images.
     """
     settings.check()
-    run = _Run(path, batches, images - held_out(images, settings.method), images, settings, progress)
+    run = _Run(path, tapped.weights, batches, images - held_out(images, settings.method), images, settings, progress)
+    names = tapped.names
     peaks = run.peaks(tapped, PILOT) if settings.equalise else {}
     factors: Factors = {}
-    if peaks and (settings.method != AUTO or any(map(_uneven, peaks.values()))):
+    if any(map(_uneven, peaks.values())):
         factors = run.factors(run.peaks(tapped, PILOT_AGAIN))
+    elif peaks and settings.method != AUTO:
+        factors = run.factors(peaks)
     statistics = run.collect(tapped if not factors else None, factors, partial)
     del tapped  # its weights make room for those of the graphs that follow
     if settings.method == AUTO:
         table = _Auto(run, peaks if not factors else {}).table(statistics, factors)
     else:
         table = run.table(statistics, factors)
-    return sign(replace(table, images=images), load_graph(path))
+    return sign(replace(table, images=images), names)
 
 
 @dataclass
@@ -161,6 +164,7 @@ class _Run:
 
     Attributes:
         path: the master graph.
+        weights: the digest of its weights.
         batches: the images.
         counted: how many of them are counted in histograms; the others are held out.
         images: how many there are.
@@ -169,6 +173,7 @@ class _Run:
     """
 
     path: Path
+    weights: str
     batches: Batches
     counted: int
     images: int
@@ -185,12 +190,12 @@ class _Run:
 
     def factors(self, peaks: Peaks) -> Factors:
         """What evens out the graph's channels; empty where they are even enough."""
-        return find_factors(load_graph(self.path), peaks)
+        return find_factors(load_graph(self.path, check=False), peaks)
 
     def collect(self, tapped: TappedGraph | None, factors: Factors, partial: "Partial | None" = None) -> Statistics:
         """The histograms of the graph, evened out."""
         if tapped is None:
-            model = equalise(load_graph(self.path), factors)
+            model = equalise(load_graph(self.path, check=False), factors)
             tapped = TappedGraph(model, threads=self.settings.threads, device=self.settings.device)
             del model
         source = self.batches(partial.images if partial else 0, self.counted)
@@ -199,15 +204,14 @@ class _Run:
     def shifts(self, table: CalibrationTable) -> dict[str, tuple[float, ...]]:
         """What corrects the biases."""
         batches = self.batches(0, min(BIASED, self.counted))
-        return measure_biases(load_graph(self.path), table, batches, threads=self.settings.threads)
+        return measure_biases(load_graph(self.path, check=False), table, batches, threads=self.settings.threads)
 
     def table(self, statistics: Statistics, factors: Factors) -> CalibrationTable:
         """The table of the one method that was asked for."""
         settings = self.settings
         table = statistics.table(settings.method, precision=settings.precision)
-        table = replace(table, equalisation=factors, weight_clip=settings.weight_clip or "max")
-        if factors:
-            table = replace(table, weights=weights_digest(load_graph(self.path)))
+        clip = settings.weight_clip or "max"
+        table = replace(table, weights=self.weights, equalisation=factors, weight_clip=clip)
         return replace(table, biases=self.shifts(table)) if settings.correct_biases else table
 
 

@@ -1,7 +1,7 @@
 """Carries a calibration table over to an export of the same network that calls its tensors otherwise."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from calibration.ranges import WEIGHTED, Ranges
 from calibration.signature import content_digest, identify
@@ -14,17 +14,37 @@ from export.structure import label
 _CALIBRATE = "calibrate this graph"
 
 
-def sign(table: CalibrationTable, model: onnx.ModelProto) -> CalibrationTable:
+@dataclass(frozen=True)
+class Names:
+    """What stands for the names of a graph.
+
+    Attributes:
+        tensors: the signature of every activation by its name (:mod:`calibration.signature`).
+        content: the digest of the weights, whatever they are called.
+        nodes: the signature of every node that can be kept back, by its name.
+    """
+
+    tensors: Mapping[str, str]
+    content: str
+    nodes: Mapping[str, str]
+
+
+def names_of(model: onnx.ModelProto) -> Names:
+    """What stands for the names of ``model``."""
+    identity = identify(model)
+    return Names(identity.tensors, identity.content, _nodes(model, identity.tensors))
+
+
+def sign(table: CalibrationTable, model: onnx.ModelProto | Names) -> CalibrationTable:
     """The table with what identifies its tensors and nodes whatever their names, for :func:`rename` to find them by.
 
     Args:
         table: a table of ``model``.
-        model: the FP32 master graph.
+        model: the FP32 master graph, or what stands for its names.
     """
-    identity = identify(model)
-    known = identity.tensors
-    ranges = {name: replace(found, signature=known.get(name, "")) for name, found in table.ranges.items()}
-    return replace(table, ranges=ranges, content=identity.content, nodes=_nodes(model, known))
+    names = model if isinstance(model, Names) else names_of(model)
+    ranges = {name: replace(found, signature=names.tensors.get(name, "")) for name, found in table.ranges.items()}
+    return replace(table, ranges=ranges, content=names.content, nodes=names.nodes)
 
 
 def rename(table: CalibrationTable, model: onnx.ModelProto) -> CalibrationTable:

@@ -18,6 +18,7 @@ import numpy as np
 
 from engines.errors import GraphError
 from engines.tensors import TensorSpec
+from export.digests import tensor_digests
 from export.onnxlib import onnx
 from export.structure import attribute, has_subgraphs, initializers, tensor_specs, type_name
 
@@ -166,9 +167,7 @@ def digest(*parts: str) -> str:
 
 def constant_signature(tensor: onnx.TensorProto) -> str:
     """Of a constant's type, shape and values."""
-    hashed = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)}\0".encode())
-    hashed.update(tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes())
-    return hashed.hexdigest()[:32]
+    return tensor_digests([tensor])[0][:32]
 
 
 def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -1,5 +1,6 @@
 """A graph with the tensors to be measured as its outputs, and what a batch tells at once about their channels."""
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 
 from calibration.histogram import not_finite
 from calibration.ranges import Ranges, refuse_typed
+from calibration.rename import names_of
 from engines.errors import GraphError, InputError
 from engines.optional import require
 from engines.sessions.onnxruntime import OnnxRuntimeSession
 from engines.tensors import check_feeds
-from export.graph import inputs, load_graph, read_metadata, save_graph, weights_digest
+from export.graph import inputs, load_graph, read_metadata, save_graph, weight_bytes, weights_digest
 from export.onnxlib import onnx
 from export.structure import remove_unused
 
@@ -39,6 +41,7 @@ class TappedGraph:
         inputs: the graph's only input.
         groups: the tensors to be measured, by name.
         weights: the digest of the graph's weights.
+        names: what identifies tensors and nodes whatever they are called.
         metadata: what travels with the model; None in a foreign graph.
         info: where it runs, as ONNX Runtime says; None where the input is all there is to measure, and nothing runs.
 
@@ -67,6 +70,7 @@ class TappedGraph:
             raise GraphError(f"{name} has no convolution or matrix product to calibrate", "give a classifier's graph")
         self.metadata = read_metadata(model)
         self.weights = weights_digest(model)
+        self.names = names_of(model)
         taps = dict.fromkeys(group.tap for group in self.groups.values())
         outputs = [tap for tap in taps if tap != self.inputs[0].name]
         self._session: OnnxRuntimeSession | None = None
@@ -75,9 +79,12 @@ class TappedGraph:
             return
         with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
             path = Path(folder) / "tapped.onnx"
-            model = model if loaded else _copy(model)
-            _give(model, outputs)
-            save_graph(model, path)
+            if isinstance(graph, Path | str) and Path(graph).stat().st_size > weight_bytes(model):
+                _copy_with_outputs(Path(graph), path, model, outputs)
+            else:
+                model = model if loaded else _copy(model)
+                _give(model, outputs)
+                save_graph(model, path)
             del model, graph  # before ONNX Runtime loads the weights again
             try:
                 self._session = OnnxRuntimeSession(path, device=device, threads=threads, spin=False)
@@ -128,6 +135,20 @@ def channel_maxima(graph: TappedGraph, batch: NDArray[Any], groups: Iterable[str
             raise not_finite(name, float(maxima.max()))
         result[name] = maxima
     return result
+
+
+def _copy_with_outputs(source: Path, target: Path, model: onnx.ModelProto, outputs: Sequence[str]) -> None:
+    """Copy a file with all its weights inside, and give the copy more outputs.
+
+    Protobuf messages that follow each other are one message, with the lists of the second behind those of the first:
+    a few bytes at the end do what writing all weights anew would take a second for.
+    """
+    known = {value.name for value in model.graph.output}
+    added = onnx.ModelProto()
+    added.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in known)
+    shutil.copyfile(source, target)
+    with target.open("ab") as file:
+        file.write(added.SerializeToString())
 
 
 def _give(model: onnx.ModelProto, outputs: Sequence[str]) -> None:

@@ -71,6 +71,7 @@ class Bench:
         self._reference = logits(simulation, self._batches, keep=simulation.layers)
         self.groups = simulation.groups
         self.measured = 0
+        self._best: tuple[str, float] | None = None  # of all layers together
 
     def measure(self, name: str, amax: Amax | None = None, *, only: Collection[str] | None = None) -> Trial:
         """Measure one candidate.
@@ -83,7 +84,12 @@ class Bench:
         used = None if amax is None else {group: amax[group] for group in self.groups}
         found = figures(self._reference, logits(self._simulation, self._batches, amax=used, only=only))
         self.measured += 1
-        self._progress.advance(1, candidate=name, sqnr_db=round(found.sqnr_db, 1))
+        if only is None and (self._best is None or found.sqnr_db > self._best[1]):
+            self._best = name, found.sqnr_db
+        if self._best is not None:
+            self._progress.advance(1, best=self._best[0], SQNR=f"{self._best[1]:.1f} dB")
+        else:
+            self._progress.advance(1)
         return Trial(name, found.sqnr_db, found.agreement, found.kl)
 
     def readers(self, group: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from engines.errors import GraphError
 from engines.files import atomic_file, unreadable
 from engines.metadata import ModelMetadata
 from engines.tensors import TensorSpec
+from export.digests import tensor_digests
 from export.layers import GraphLayer, layer_types
 from export.onnxlib import onnx
 from export.passes.module_names import module_of
@@ -87,8 +88,12 @@ INLINE_LIMIT = 2**31 - 2**20
 """Graphs with more bytes of weights keep them in a file beside the graph (protobuf's limit is 2 GiB)."""
 
 
-def load_graph(path: Path | str) -> onnx.ModelProto:
+def load_graph(path: Path | str, *, check: bool = True) -> onnx.ModelProto:
     """Load an ONNX file with its external weights, and check all that can be checked before it runs.
+
+    Args:
+        path: the file.
+        check: False leaves onnx's own check out, for a file that this process has loaded before.
 
     Raises:
         InputError: the file is missing or can't be read.
@@ -117,7 +122,8 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     if not model.graph.output or not model.graph.node:
         raise GraphError(f"'{path}' has no outputs or no nodes", "export the model again")
     _load_external(model, path)
-    check_graph(model, f"'{path}'", path if size < INLINE_LIMIT else None)
+    if check:
+        check_graph(model, f"'{path}'", path if size < INLINE_LIMIT else None)
     return model
 
 
@@ -291,12 +297,9 @@ def peek_metadata(path: Path | str) -> ModelMetadata | None:
 
 def weights_digest(model: onnx.ModelProto) -> str:
     """``sha256:<hex>`` over every initializer's name, type, shape and values, in the order of their names."""
-    digest = hashlib.sha256()
-    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
-        data = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
-        digest.update(f"{tensor.name}\0{tensor.data_type}\0{list(tensor.dims)}\0".encode())
-        digest.update(data)
-    return f"sha256:{digest.hexdigest()}"
+    tensors = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
+    lines = (f"{tensor.name}\0{found}\n" for tensor, found in zip(tensors, tensor_digests(tensors), strict=True))
+    return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
 def inputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:

@@ -12,7 +12,9 @@ def sibling(source: Path, suffix: str) -> Path:
     return source.with_name(source.name.removesuffix(source.suffix) + suffix)
 
 
-def check_replace(path: Path, source: str | None, origin_of: Callable[[Path], str | None], *, force: bool) -> None:
+def check_replace(
+    path: Path, source: str | None, origin_of: Callable[[Path], str | None], *, force: bool, option: str = "--output"
+) -> None:
     """Refuse to replace a file that was made from something else.
 
     Args:
@@ -20,14 +22,15 @@ def check_replace(path: Path, source: str | None, origin_of: Callable[[Path], st
         source: the digest of what the new output is made from.
         origin_of: reads the same digest out of an existing output; None when it carries none.
         force: replace it whatever it is.
+        option: what chooses ``path``, for the remedy.
 
     Raises:
         InputError: ``path`` exists, wasn't derived from ``source``, and ``force`` is not given.
     """
     if not path.parent.is_dir():
-        raise InputError(f"the folder '{path.parent}' does not exist", "make it, or choose another --output")
+        raise InputError(f"the folder '{path.parent}' does not exist", f"make it, or choose another {option}")
     if path.is_dir():
-        raise InputError(f"'{path}' is a folder", "choose another --output")
+        raise InputError(f"'{path}' is a folder", f"choose another {option}")
     if force or not path.exists():
         return
     try:
@@ -36,5 +39,5 @@ def check_replace(path: Path, source: str | None, origin_of: Callable[[Path], st
         existing = None
     if existing is None or existing != source:
         raise InputError(
-            f"'{path}' exists and was not made from this source", "give --force to replace it, or another --output"
+            f"'{path}' exists and was not made from this source", f"give --force to replace it, or another {option}"
         )

@@ -231,3 +231,15 @@ def test_a_damaged_member_of_an_archive_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match="CRC"):
         open_dataset(path)
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["read from its file", "through scikit-learn"])
+def test_the_digits_are_those_of_scikit_learn(installed, monkeypatch):
+    from sklearn.datasets import load_digits
+
+    from toolkit.data import digits
+
+    if not installed:
+        monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    bunch = load_digits()
+    assert np.array_equal(digits._table(), np.column_stack([bunch.data, bunch.target]))

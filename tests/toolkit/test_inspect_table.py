@@ -19,7 +19,12 @@ def test_everything_that_the_table_decides_is_shown(tmp_path: Path, capsys: pyte
         {"input": TensorRange(2.0, -2.5, 2.0, method="mse"), "relu1": TensorRange(3.5, 0, 3.5)},
         "auto",
         "sha256:aa",
-        facts={"auto": [{"name": "mse", "sqnr_db": 31.256, "agreement": 1.0}, {"name": "minmax", "sqnr_db": 9.5}]},
+        facts={
+            "auto": [{"name": "mse", "sqnr_db": 31.256, "agreement": 1.0}, {"name": "minmax", "sqnr_db": 9.5}],
+            "best": {"name": "mse", "sqnr_db": 31.256, "agreement": 0.9922},
+            "held_out": 64,
+            "more": [{"what": "a", "much": 1.5}],
+        },
         precision="fp8",
         weight_clip="mse",
         keep=("conv1", "fc2"),
@@ -33,13 +38,18 @@ def test_everything_that_the_table_decides_is_shown(tmp_path: Path, capsys: pyte
         ["kept", "unquantised", "conv1,", "fc2"],
         ["tensors", "equalised", "relu1"],
         ["biases", "corrected", "conv1"],
-        ["name", "sqnr_db", "agreement"],
-        ["mse", "31.26", "1"],
-        ["minmax", "9.5"],
+        ["what", "auto", "measured,", "on", "64", "held-out", "images"],
+        ["candidate", "SQNR", "dB", "labels", "as", "in", "FP32", "KL"],
+        ["mse", "31.3", "100", "%"],
+        ["minmax", "9.5", "-"],
+        ["what", "much"],
+        ["a", "1.5"],
         ["input", "2", "-2.5", "2", "20.0%", "mse"],
         ["relu1", "3.5", "0", "3.5", "0.0%", "auto"],
     ):
         assert expected in lines
+    best = "measured best mse: 31.3 dB SQNR, 99.22 % of labels as in FP32, on 64 held-out images"
+    assert best.split() in lines
 
 
 def test_what_a_plain_table_leaves_as_it_is_takes_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

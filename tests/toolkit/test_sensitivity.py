@@ -112,17 +112,8 @@ def test_the_command_prints_a_table_worst_first_with_a_line_for_all(
 
 def test_the_command_prints_json(hard: Hard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "figures.json"
-    arguments = [
-        "--data",
-        str(hard.archive()),
-        "--images",
-        "60",
-        "--table",
-        str(hard.beside),
-        "--json",
-        "-o",
-        str(output),
-    ]
+    data = str(hard.archive())
+    arguments = ["--data", data, "--images", "60", "--table", str(hard.beside), "--json", "-o", str(output)]
     assert run(["sensitivity", str(hard.graph), *arguments]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {layer["node"] for layer in printed["layers"]} == {"conv1", "conv2", "fc1", "fc2"}

@@ -58,7 +58,7 @@ def test_from_training_to_comparison_on_small_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    whole_way("train", "--data", "digits", "--input-size", "64", "--epochs", "2", "-o", "model.pt")
+    whole_way("train", "--data", "digits", "--input-size", "64", "--epochs", "1", "-o", "model.pt")
     whole_way("export", "model.pt", "--data", "digits", "--max-batch", "8")
     whole_way("calibrate", "model.onnx", "--data", "digits", "--images", "128")
     whole_way("build-engine", "model.onnx", "--fp16", "--backend", "tensorrt-rtx")

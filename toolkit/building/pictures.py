@@ -152,8 +152,8 @@ def search_pictures(
     if len(fresh) < min(FEW, count, len(split)):
         others = np.setdiff1d(order, fresh)[: min(count, len(split)) - len(fresh)]
         notes.append(
-            f"only {len(fresh)} training images are left that were not calibrated on: "
-            f"{len(others)} that were are measured on too"
+            f"{f'only {len(fresh)}' if len(fresh) else 'no'} training images are left that were not calibrated on: "
+            f"{len(others)} that were are measured on{' too' if len(fresh) else ''}"
         )
         fresh = np.concatenate([fresh, others])
     return Pictures(split, fresh, metadata.preprocess, metadata.uint8_input, batch_size), tuple(notes)

@@ -18,6 +18,8 @@ def table_for(
     table: Path | None,
     measure: Callable[[], CalibrationTable] | None,
     precision: str = "int8",
+    *,
+    measures: bool = True,
 ) -> CalibrationTable:
     """The table to place Q/DQ from.
 
@@ -26,6 +28,7 @@ def table_for(
         table: a table to use; None takes the one beside the graph.
         measure: calibrates on the data that was given, and writes the table beside the graph; None without data.
         precision: "int8" or "fp8": what the ranges must have been chosen for.
+        measures: whether giving data would calibrate.
 
     Raises:
         InputError: there is no table and no data: nothing is calibrated on made-up images. Or both are given.
@@ -43,12 +46,21 @@ def table_for(
     if table is None and not beside.is_file():
         raise InputError(
             f"{precision.upper()} needs calibration, and there is no '{beside.name}' beside the graph",
-            f"give --data DATA, or run: toolkit calibrate {graph} --data DATA{asking}",
+            f"{'give --data DATA, or ' if measures else ''}run: toolkit calibrate {graph} --data DATA{asking}",
         )
     found = CalibrationTable.read(table or beside)
     if found.precision != precision:
         raise TableError(
             f"'{table or beside}' holds ranges chosen for {found.precision.upper()}, not for {precision.upper()}",
-            f"run: toolkit calibrate {graph} --data DATA{asking}; or build with --{found.precision}",
+            f"run: toolkit calibrate {graph} --data DATA{asking}"
+            + (f"; or build with --{found.precision}" if measures else ""),
         )
     return found
+
+
+def made_from(path: Path) -> str | None:
+    """The digest of the weights that an existing table was made from; None where it is no table."""
+    try:
+        return CalibrationTable.read(path).weights
+    except TableError:
+        return None

@@ -115,7 +115,8 @@ def derive(
         GraphError: the graph can't have this precision.
         UnsupportedError: the backend can't.
     """
-    weights = weights_digest(model)
+    # A table that quantise() takes was made from these very weights.
+    weights = table.weights if table is not None else weights_digest(model)
     sources = {"graph": digest_file(path), "weights": weights}
     metadata = read_metadata(model)
     if metadata is not None:
@@ -147,13 +148,14 @@ def derive(
     if keep and (derived := read_derived(typed)):
         write_derived(typed, replace(derived, kept=tuple(sorted(keep))))
     output = typed_path(path, precision, backend)
-    check_replace(output, weights, _made_from, force=force)
+    check_replace(output, weights, derived_from, force=force)
     save_graph(typed, output)
     sources["typed_graph"] = digest_file(output)
     return TypedGraph(output, typed, precision, weights, sources, keep)
 
 
-def _made_from(path: Path) -> str | None:
+def derived_from(path: Path) -> str | None:
+    """The digest of the weights that an existing typed graph was derived from."""
     derived = read_derived(load_graph(path))
     return derived.weights if derived else None
 

@@ -83,8 +83,9 @@ def run(arguments: list[str], *, debug: bool = False) -> int:  # noqa: PLR0911 -
     except click.ClickException as error:
         name = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "toolkit"
         return _report(error.format_message().rstrip("."), f"see `{name} --help`", 2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: nothing half-written was left behind", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        notes = getattr(error.__cause__ or error, "__notes__", ())
+        click.echo(f"interrupted: {'; '.join(notes) or 'nothing half-written was left behind'}", err=True)
         return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

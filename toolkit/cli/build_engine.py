@@ -45,7 +45,9 @@ def parse_bytes(text: str) -> int:
     help="tensorrt, tensorrt-rtx, onnxruntime, or auto: TensorRT where there is a GPU, else TensorRT for RTX.",
 )
 @click.option(
-    "--data", metavar="DATA", help="Calibrate INT8 or FP8 on this data (a folder, .npz, IDX files, or 'digits')."
+    "--data",
+    metavar="DATA",
+    help="Calibrate INT8 or FP8 on this data (a folder, .npz, IDX files, or 'digits'), and measure --max-drop on it.",
 )
 @click.option(
     "--table",

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from calibration.table import CalibrationTable
 
 METHODS = ("auto", "entropy", "percentile", "mse", "minmax")
-_MEASURING = ("data", "method", "images", "seed", "batch_size", "threads", "device", "equalise", "weight_clip")
+_MEASURING = (
+    "data", "method", "images", "seed", "batch_size", "threads", "device", "equalise", "weight_clip",
+    "correct_biases",
+)  # fmt: skip
 
 
 @click.command("calibrate")
@@ -40,17 +43,26 @@ _MEASURING = ("data", "method", "images", "seed", "batch_size", "threads", "devi
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="cpu, cuda, or auto.")
 @click.option(
-    "--equalise/--no-equalise", default=True, show_default=True, help="Even out channels far above the others."
+    "--equalise/--no-equalise",
+    default=True,
+    show_default=True,
+    help="Even out channels far above the others; FP32 answers stay the same.",
 )
 @click.option(
-    "--weight-clip", type=click.Choice(("max", "mse")), help="Ranges of weights [auto measures both, else max]."
+    "--weight-clip",
+    type=click.Choice(("max", "mse")),
+    help="How ranges of weights are chosen [auto measures both, else max].",
 )
 @click.option(
-    "--correct-biases/--no-correct-biases", default=None, help="Undo the mean error [auto measures it, else no]."
+    "--correct-biases/--no-correct-biases",
+    default=None,
+    help="Take the mean error of each layer off its biases [auto measures whether that helps, else no].",
 )
-@click.option("--restart", is_flag=True, help="Don't go on from an interrupted run.")
+@click.option("--restart", is_flag=True, help="Begin anew instead of going on from an interrupted run.")
 @click.option(
-    "--cache", type=click.Path(path_type=Path), help="Write a TensorRT calibration cache (8 to 10) as well."
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Write a calibration cache for TensorRT 8 to 10 as well; INT8 only, and it can't tell equalised channels.",
 )
 @click.option("--output", "-o", type=click.Path(), help="The table [MODEL.calibration.json beside the graph].")
 @click.option("--force", is_flag=True, help="Replace an output that was made from another graph.")
@@ -78,17 +90,14 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Measure the ranges of a graph's tensors on data.
+    """Measure the ranges of a graph's tensors on data, or take them over from elsewhere.
 
     The images come from the train split, each class in its proportion, and stream through ONNX Runtime in fixed
-    memory. The table is neutral of any target: INT8 graphs for TensorRT and for ONNX Runtime are made from it.
+    memory. The table is neutral of any target: INT8 graphs for TensorRT and for ONNX Runtime are made from it, or
+    FP8 graphs for TensorRT with --fp8. After a Ctrl-C the same command goes on where it stopped.
     """
-    if cache is not None:
-        from toolkit.steps.cache import check_cache
-
-        check_cache(cache, force=force)
     if source is not None:
-        table = _taken_over(context, graph, source, output, force=force)
+        table = _taken_over(context, graph, source, output, cache, force=force)
     else:
         if data is None:
             raise InputError(
@@ -108,6 +117,7 @@ def command(
                 weight_clip=weight_clip,
                 correct_biases=correct_biases,
                 output=output,
+                cache=cache,
                 batch_size=batch_size,
                 threads=threads,
                 device=device,
@@ -115,19 +125,23 @@ def command(
                 force=force,
                 progress=listener,
             )
-    if cache is not None:
-        from toolkit.steps.cache import write_cache
-
-        write_cache(table, Path(graph), cache)
     if as_json:
         console.emit_json(table.to_json())
-    else:
-        console.out(table.summary())
-        _notes(table)
+        return
+    from toolkit.building.ranges import table_path
+
+    console.out(f"{output or table_path(Path(graph), table.precision)}: {table.summary()}")
+    from toolkit.inspection.table import measured_best
+
+    if measured := measured_best(table):
+        console.out(f"measured best: {measured}")
+    if cache is not None:
+        console.out(f"{cache}: the same for TensorRT 8 to 10")
+    _notes(table)
 
 
 def _taken_over(
-    context: click.Context, graph: str, source: str, output: str | None, *, force: bool
+    context: click.Context, graph: str, source: str, output: str | None, cache: Path | None, *, force: bool
 ) -> "CalibrationTable":
     """The table that ``--from`` gives; options of measuring make no sense beside it."""
     default = click.core.ParameterSource.DEFAULT
@@ -139,7 +153,7 @@ def _taken_over(
         )
     from toolkit.steps.adopt import adopt
 
-    return adopt(graph, source, output=output, force=force)
+    return adopt(graph, source, output=output, cache=cache, force=force)
 
 
 def _notes(table: "CalibrationTable") -> None:

@@ -20,7 +20,8 @@ def command(file: str, trust_pickle: bool, as_json: bool) -> None:
     """Show what a checkpoint, graph, table or engine holds.
 
     A checkpoint's layers are shown with output shapes, parameters and multiply-accumulates; a graph's
-    operators, types, Q/DQ and metadata; of a TensorRT engine header and passport, without TensorRT.
+    operators, types, Q/DQ and metadata, and what TensorRT would make of Q/DQ nodes, whoever placed them; a
+    calibration table's ranges and how they were chosen; of a TensorRT engine header and passport, without TensorRT.
     """
     from toolkit.steps.inspect import inspect
 

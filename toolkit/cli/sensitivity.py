@@ -76,19 +76,12 @@ def command(
 
 
 def _table(found: "Sensitivity", precision: str, *, plain: bool) -> "RenderableType":
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=f"What {precision} costs layer by layer, on {found.images} images, the worst first",
-        title_justify="left",
-        title_style="" if plain else "bold",
-        header_style="" if plain else "bold",
-        box=None if plain else box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 2 if plain else 1, 0, 0),
-    )
+    from toolkit.comparison.table import titled_table
+
+    title = f"What {precision} costs layer by layer, on {found.images} images, the worst first"
+    table = titled_table(title, plain=plain)
     with_accuracy = found.accuracy_fp32 is not None
     for name in ("module", "node"):
         table.add_column(name, overflow="fold")

@@ -47,7 +47,7 @@ def _accuracy(comparison: Comparison, *, plain: bool) -> Table:
     rows = comparison.rows
     with_top5 = any(row.accuracy and row.accuracy.top5 for row in rows)
     with_agreement = reference is not None
-    table = _table(f"Accuracy on {data.images} {data.split} images of {data.name}", plain=plain)
+    table = titled_table(f"Accuracy on {data.images} {data.split} images of {data.name}", plain=plain)
     _name_column(table, "artifact")
     table.add_column("runs on", overflow="fold")
     for name in ("size", "top-1", *(["top-5"] if with_top5 else [])):
@@ -76,7 +76,7 @@ def _speed(comparison: Comparison, *, plain: bool) -> Table:
     if reference is not None:
         columns.append(("speed", lambda row, speed: "1.00x" if row.name == reference else _ratio(speed)))
     title = "Speed" if reference is None else f"Speed in turns, against {reference} (95 % interval)"
-    table = _table(title, plain=plain)
+    table = titled_table(title, plain=plain)
     table.add_column("batch", justify="right", no_wrap=True)
     _name_column(table, "artifact")
     for name, _ in columns:
@@ -94,7 +94,7 @@ def _speed(comparison: Comparison, *, plain: bool) -> Table:
 
 def _stages(comparison: Comparison, *, plain: bool) -> Table:
     """Where the time goes on a device: what is left of end to end is Python and the library's own."""
-    table = _table("On the device, median ms", plain=plain)
+    table = titled_table("On the device, median ms", plain=plain)
     table.add_column("batch", justify="right", no_wrap=True)
     _name_column(table, "artifact")
     for name in ("copy in", "device", "copy out", "end to end"):
@@ -132,7 +132,8 @@ def _remarks(comparison: Comparison, *, plain: bool) -> list[Text]:
     return lines
 
 
-def _table(title: str, *, plain: bool) -> Table:
+def titled_table(title: str, *, plain: bool) -> Table:
+    """A table without columns yet; ``plain`` without lines and styles, for a file or a pipe."""
     return Table(
         title=title,
         title_justify="left",

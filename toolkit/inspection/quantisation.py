@@ -13,8 +13,12 @@ TITLE = "for TensorRT"
 _SHOWN = 8
 """Nodes with the same problem that are shown; JSON holds all of them."""
 
-_CURE = (
+_TAKE_OVER = (
     "take over its ranges: toolkit calibrate MODEL.onnx --from {file}, then toolkit build-engine MODEL.onnx --int8"
+)
+_MEASURE = (
+    "it holds no ranges to take over: toolkit calibrate MODEL.onnx --data DATA, then toolkit build-engine MODEL.onnx "
+    "--int8"
 )
 
 
@@ -41,7 +45,7 @@ def for_tensorrt(
         ]
     rows = [("TensorRT", verdict(findings, layers))]
     if placement is None and any(item.fatal for item in findings):
-        rows.append(("remedy", _CURE.format(file=file)))
+        rows.append(("remedy", (_TAKE_OVER if quantised else _MEASURE).format(file=file)))
     table = Table(f"{TITLE}, node by node", ("node", "what", "effect", "remedy"), tuple(_rows(findings)))
     return [Facts(TITLE, tuple(rows)), table]
 

@@ -5,10 +5,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.errors import GraphError, InputError, TableError
+from engines.errors import GraphError, InputError
 from engines.files import unreadable
 from engines.optional import require
-from toolkit.building.ranges import table_path
+from toolkit.building.ranges import made_from, table_path
 from toolkit.outputs import check_replace
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def adopt(
     source: str | PathLike[str],
     *,
     output: str | PathLike[str] | None = None,
+    cache: str | PathLike[str] | None = None,
     force: bool = False,
 ) -> "CalibrationTable":
     """Write the calibration table of a master graph from ranges that exist already; nothing is measured.
@@ -34,6 +35,7 @@ def adopt(
             calibration cache of it, or a table of an earlier export with the same weights.
         output: the table to write; None writes ``model.calibration.json`` beside ``model.onnx``
             (``model.fp8.calibration.json`` for ranges of FP8).
+        cache: a TensorRT calibration cache (8 to 10) to write as well.
         force: replace an output that was made from another graph.
 
     Returns:
@@ -46,6 +48,7 @@ def adopt(
     """
     require("onnx", "Taking ranges over", "onnxruntime")
     from export.graph import load_graph, weights_digest
+    from toolkit.steps.cache import check_cache, write_table
 
     path, given = Path(graph), Path(source)
     kind = _kind(given)
@@ -53,9 +56,11 @@ def adopt(
     if kind == "graph" and given.resolve() == path.resolve():
         raise InputError(f"'{path}' is both the master graph and the source of its ranges", _SOURCES)
     table = {"graph": _from_graph, "cache": _from_cache, "table": _from_table}[kind](given, model)
+    if cache is not None:
+        check_cache(Path(cache), table.precision, force=force)
     target = Path(output) if output is not None else table_path(path, table.precision)
-    check_replace(target, weights_digest(model), _made_from, force=force)
-    table.write(target)
+    check_replace(target, weights_digest(model), made_from, force=force)
+    write_table(table, target, path, Path(cache) if cache is not None else None)
     return table
 
 
@@ -107,12 +112,3 @@ def _named(table: "CalibrationTable", path: Path) -> "CalibrationTable":
     """The table with the name of its source among its facts."""
     kind = table.facts.get("source")
     return replace(table, facts={**table.facts, "source": f"{path.name}: {kind}" if kind else path.name})
-
-
-def _made_from(path: Path) -> str | None:
-    from calibration.table import CalibrationTable
-
-    try:
-        return CalibrationTable.read(path).weights
-    except TableError:
-        return None

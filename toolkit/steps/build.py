@@ -232,10 +232,11 @@ def _prepare(job: _Job, asked: RangesRequest, model: "onnx.ModelProto", candidat
 def _check_outputs(job: _Job, model: "onnx.ModelProto") -> None:
     """Refuse to replace what was made from something else."""
     from export.graph import weights_digest
+    from toolkit.building.typed import derived_from
 
     weights = weights_digest(model)
     graph = typed_path(job.path, job.precision, job.backend)
-    check_replace(graph, weights, _derived_from, force=job.force)
+    check_replace(graph, weights, derived_from, force=job.force)
     if job.engine != graph:
         check_replace(job.engine, weights, _made_from, force=job.force)
 
@@ -272,11 +273,3 @@ def _made_from(path: Path) -> str | None:
     """The digest of the weights that an existing engine was built from."""
     passport = find_passport(path)
     return passport.sources.get("weights") if passport else None
-
-
-def _derived_from(path: Path) -> str | None:
-    """The digest of the weights that an existing typed graph was derived from."""
-    from export.graph import load_graph, read_derived
-
-    derived = read_derived(load_graph(path))
-    return derived.weights if derived else None

@@ -1,9 +1,9 @@
-"""Write a calibration table as the cache that TensorRT 8 to 10 reads: for DLA, and for tools that know only that."""
+"""Write a calibration table, and the cache that TensorRT 8 to 10 reads: for DLA, and for tools that know no more."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.errors import TableError
+from engines.errors import InputError, TableError
 from engines.files import write_atomically
 from toolkit.outputs import check_replace
 
@@ -13,28 +13,39 @@ if TYPE_CHECKING:
 _KIND = "a calibration cache"
 
 
-def check_cache(path: Path, *, force: bool = False) -> None:
-    """Refuse, before any work, a path that :func:`write_cache` couldn't write to.
+def check_cache(path: Path, precision: str = "int8", *, force: bool = False) -> None:
+    """Refuse, before any work, a cache that :func:`write_table` couldn't write.
 
     Raises:
-        InputError: something else than a calibration cache is there, or the folder is missing.
+        InputError: something else is there, the folder is missing, or there are no caches for ``precision``.
     """
-    check_replace(path, _KIND, _kind_of, force=force)
+    if precision != "int8":
+        raise InputError(
+            f"a TensorRT calibration cache holds ranges for INT8, not for {precision.upper()}",
+            "leave --cache out, or calibrate for INT8",
+        )
+    check_replace(path, _KIND, _kind_of, force=force, option="--cache")
 
 
-def write_cache(table: "CalibrationTable", graph: Path, path: Path, *, version: str = "10.13.0") -> None:
-    """Write ``table`` for the TensorRT of ``version``: a line for every tensor of ``graph`` that has a range.
+def write_table(table: "CalibrationTable", path: Path, graph: Path, cache: Path | None = None) -> None:
+    """Write a table and, where one is asked for, a cache with a line for every tensor of ``graph`` that has a range.
 
     Raises:
-        TableError: the table can't be said in a cache.
-        InputError: the file can't be written.
+        TableError: the table can't be said in a cache; then neither is written.
+        InputError: a file can't be written.
     """
+    text = _cache(table, graph) if cache is not None else ""
+    table.write(path)
+    if cache is not None:
+        write_atomically(cache, text)
+
+
+def _cache(table: "CalibrationTable", graph: Path) -> str:
     from calibration.cache import to_tensorrt_cache
     from calibration.ranges import Ranges
     from export.graph import load_graph
 
-    groups = Ranges(load_graph(graph)).wanted()
-    write_atomically(path, to_tensorrt_cache(table, version=version, groups=groups))
+    return to_tensorrt_cache(table, groups=Ranges(load_graph(graph)).wanted())
 
 
 def _kind_of(path: Path) -> str | None:

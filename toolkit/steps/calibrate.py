@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.errors import GraphError, InputError, TableError
+from engines.errors import GraphError, InputError
 from engines.optional import require
 from engines.progress import QUIET, Progress
-from toolkit.building.ranges import table_path
+from toolkit.building.ranges import made_from, table_path
 from toolkit.outputs import check_replace
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def calibrate(
     weight_clip: str | None = None,
     correct_biases: bool | None = None,
     output: str | PathLike[str] | None = None,
+    cache: str | PathLike[str] | None = None,
     batch_size: int = 32,
     threads: int | None = None,
     device: str = "cpu",
@@ -61,6 +62,7 @@ def calibrate(
         correct_biases: shift biases by the mean error of quantisation; None lets "auto" measure whether that helps.
         output: the table to write; None writes ``model.calibration.json`` beside ``model.onnx``
             (``model.fp8.calibration.json`` for FP8).
+        cache: a TensorRT calibration cache (8 to 10) to write as well; INT8 only, and it can't tell equalisation.
         batch_size: images a run: more take more memory.
         threads: CPU threads; None takes all cores.
         device: "cpu", "cuda" or "auto": where activations are computed.
@@ -76,6 +78,7 @@ def calibrate(
         GraphError: the graph can't be used, carries no preprocessing, or is quantised already.
         DataError: the data can't be used.
         UnsupportedError: ``device`` isn't there.
+        TableError: ``cache`` can't say the table; nothing is written.
     """
     require("onnx", "Calibrating", "onnxruntime")
     require("onnxruntime", "Calibrating", "onnxruntime")
@@ -85,11 +88,14 @@ def calibrate(
     from calibration.provenance import data_digest, pack
     from toolkit.data import choose, open_dataset
     from toolkit.data.dataset import Dataset
+    from toolkit.steps.cache import check_cache, write_table
 
     settings = Settings(method, precision, equalise, weight_clip, correct_biases, threads, device)
     settings.check()
     if images < 1 or batch_size < 1:
         raise InputError(f"{images} images in batches of {batch_size}", "give 1 or more of each")
+    if cache is not None:
+        check_cache(Path(cache), precision, force=force)
     path = Path(graph)
     dataset = data if isinstance(data, Dataset) else open_dataset(_source(data), progress=progress)
     tapped = TappedGraph(path, threads=threads, device=device)
@@ -100,21 +106,26 @@ def calibrate(
             "export it with `toolkit export`, which stores that",
         )
     target = Path(output) if output is not None else table_path(path, precision)
-    check_replace(target, tapped.weights, _made_from, force=force)
+    check_replace(target, tapped.weights, made_from, force=force)
     chosen = choose(dataset.train, images, seed)
     pixels = _Images(dataset.train, metadata.preprocess, chosen, batch_size, uint8=metadata.uint8_input)
     partial = Partial(target.with_name(f"{target.name}.partial"), _key(dataset, pixels, tapped, settings))
     if not resume:
         partial.discard()
     pixels.fingerprints = partial.notes
-    table = calibrate_graph(path, tapped, pixels, len(chosen), settings, partial=partial, progress=progress)
+    try:
+        table = calibrate_graph(path, tapped, pixels, len(chosen), settings, partial=partial, progress=progress)
+    except KeyboardInterrupt as error:
+        if partial.path.exists():
+            error.add_note(f"{partial.images} images are counted, and the same command goes on from there")
+        raise
     table = replace(
         table,
         data=data_digest(pixels.fingerprints),
         seen=pack(pixels.fingerprints),
         facts={**_facts(dataset, chosen, seed), **table.facts},
     )
-    table.write(target)
+    write_table(table, target, path, Path(cache) if cache is not None else None)
     partial.discard()
     return table
 
@@ -176,12 +187,3 @@ def _facts(dataset: "Dataset", chosen: "NDArray[np.int64]", seed: int) -> dict[s
 
 def _source(data: str | PathLike[str]) -> str | Path:
     return data if isinstance(data, str) else Path(data)
-
-
-def _made_from(path: Path) -> str | None:
-    from calibration.table import CalibrationTable
-
-    try:
-        return CalibrationTable.read(path).weights
-    except TableError:
-        return None

@@ -62,7 +62,10 @@ def sensitivity(
     """
     require("onnx", "Measuring sensitivity", "onnxruntime")
     require("onnxruntime", "Measuring sensitivity", "onnxruntime")
+    from calibration.ranges import refuse_typed
+    from calibration.rename import fit
     from calibration.sensitivity import sensitivity as measure
+    from calibration.table import check_table
     from export.graph import load_graph, read_metadata, weights_digest
     from toolkit.building.choose import QUANTISED
     from toolkit.building.keep import with_kept
@@ -79,6 +82,7 @@ def sensitivity(
         )
     path = Path(graph)
     model = load_graph(path)
+    refuse_typed(model, f"'{path}'")
     metadata = read_metadata(model)
     if metadata is None:
         raise GraphError(
@@ -88,7 +92,10 @@ def sensitivity(
     weights = weights_digest(model)
     if output is not None:
         check_replace(Path(output), weights, _made_from, force=force)
-    found = with_kept(model, table_for(path, Path(table) if table is not None else None, None, precision))
+    found = table_for(path, Path(table) if table is not None else None, None, precision, measures=False)
+    found = fit(found, model)
+    check_table(found, weights, metadata.preprocess.digest())  # before minutes of decoding pictures
+    found = with_kept(model, found)
     dataset = data if isinstance(data, Dataset) else open_dataset(fspath(data), progress=progress)
     dataset = align_labels(dataset, metadata.labels)
     pictures, notes = search_pictures(dataset, metadata, found, images, seed=seed, batch_size=batch_size)

@@ -1,0 +1,38 @@
+"""Digests of constants: by parts, so that every core takes part in hashing what may be gigabytes of weights.
+
+The digest of a constant is SHA-256 over its element type, its shape and the SHA-256 digests of its values' parts of
+4 MiB (:data:`PART`), in order.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from export.onnxlib import onnx
+
+PART = 1 << 22
+_THREADS = 8
+
+
+def tensor_digests(tensors: Iterable[onnx.TensorProto]) -> list[str]:
+    """The digest of each constant, 64 hexadecimal digits."""
+    threads = min(_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        return [_digest(tensor, pool) for tensor in tensors]
+
+
+def _digest(tensor: onnx.TensorProto, pool: ThreadPoolExecutor) -> str:
+    data = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
+    head = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)}\0".encode())
+    if len(data) <= PART:
+        head.update(hashlib.sha256(data).digest())
+        return head.hexdigest()
+    view = memoryview(data)
+    parts = pool.map(_part, (view[start : start + PART] for start in range(0, len(data), PART)))
+    head.update(b"".join(parts))
+    return head.hexdigest()
+
+
+def _part(data: memoryview) -> bytes:
+    return hashlib.sha256(data).digest()
