@@ -86,10 +86,8 @@ class Bench:
         self.measured += 1
         if only is None and (self._best is None or found.sqnr_db > self._best[1]):
             self._best = name, found.sqnr_db
-        if self._best is not None:
-            self._progress.advance(1, best=self._best[0], SQNR=f"{self._best[1]:.1f} dB")
-        else:
-            self._progress.advance(1)
+        best = {"best": self._best[0], "SQNR": f"{self._best[1]:.1f} dB"} if self._best else {}
+        self._progress.advance(1, candidate=name, **best)
         return Trial(name, found.sqnr_db, found.agreement, found.kl)
 
     def readers(self, group: str) -> tuple[str, ...]:
