@@ -100,7 +100,7 @@ def choose(
     names = tuple(methods_for(precision) if methods is None else methods)
     if not names:
         raise InputError("no methods to choose from", "give at least one")
-    model = load_graph(model, check=False) if isinstance(model, Path | str) else model
+    model = load_graph(model) if isinstance(model, Path | str) else model
     tables = {name: statistics.table(name, data=data, facts=facts, precision=precision) for name in names}
     first = tables[names[0]]
     if equalisation:

@@ -190,12 +190,12 @@ class _Run:
 
     def factors(self, peaks: Peaks) -> Factors:
         """What evens out the graph's channels; empty where they are even enough."""
-        return find_factors(load_graph(self.path, check=False), peaks)
+        return find_factors(load_graph(self.path), peaks)
 
     def collect(self, tapped: TappedGraph | None, factors: Factors, partial: "Partial | None" = None) -> Statistics:
         """The histograms of the graph, evened out."""
         if tapped is None:
-            model = equalise(load_graph(self.path, check=False), factors)
+            model = equalise(load_graph(self.path), factors)
             tapped = TappedGraph(model, threads=self.settings.threads, device=self.settings.device)
             del model
         source = self.batches(partial.images if partial else 0, self.counted)
@@ -204,7 +204,7 @@ class _Run:
     def shifts(self, table: CalibrationTable) -> dict[str, tuple[float, ...]]:
         """What corrects the biases."""
         batches = self.batches(0, min(BIASED, self.counted))
-        return measure_biases(load_graph(self.path, check=False), table, batches, threads=self.settings.threads)
+        return measure_biases(load_graph(self.path), table, batches, threads=self.settings.threads)
 
     def table(self, statistics: Statistics, factors: Factors) -> CalibrationTable:
         """The table of the one method that was asked for."""

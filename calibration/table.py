@@ -12,7 +12,6 @@ from engines.files import digest_bytes, read_text, write_atomically
 
 FORMAT = "onnx-tensorrt-toolkit/calibration"
 VERSION = 2
-_READABLE = frozenset({1, VERSION})
 SUFFIX = ".calibration.json"
 PRECISIONS = ("int8", "fp8")
 WEIGHT_CLIPS = ("max", "mse")
@@ -125,9 +124,9 @@ class CalibrationTable:
         """
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise TableError(f"{name} is not a calibration table", "make one with `toolkit calibrate`")
-        if value.get("version") not in _READABLE:
+        if value.get("version") != VERSION:
             raise TableError(
-                f"{name} is a table of version {value.get('version')}; this toolkit reads versions up to {VERSION}",
+                f"{name} is a table of version {value.get('version')}; this toolkit reads version {VERSION}",
                 "calibrate again with this version of toolkit",
             )
         try:

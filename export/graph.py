@@ -88,12 +88,12 @@ INLINE_LIMIT = 2**31 - 2**20
 """Graphs with more bytes of weights keep them in a file beside the graph (protobuf's limit is 2 GiB)."""
 
 
-def load_graph(path: Path | str, *, check: bool = True) -> onnx.ModelProto:
-    """Load an ONNX file with its external weights, and check all that can be checked before it runs.
+_CHECKED: set[tuple[str, int, int]] = set()
+"""Files that were found valid by this process: path, size and time of change. They aren't checked again."""
 
-    Args:
-        path: the file.
-        check: False leaves onnx's own check out, for a file that this process has loaded before.
+
+def load_graph(path: Path | str) -> onnx.ModelProto:
+    """Load an ONNX file with its external weights, and check all that can be checked before it runs.
 
     Raises:
         InputError: the file is missing or can't be read.
@@ -122,8 +122,11 @@ def load_graph(path: Path | str, *, check: bool = True) -> onnx.ModelProto:
     if not model.graph.output or not model.graph.node:
         raise GraphError(f"'{path}' has no outputs or no nodes", "export the model again")
     _load_external(model, path)
-    if check:
+    found = path.stat()
+    version = (str(path.resolve()), found.st_size, found.st_mtime_ns)
+    if version not in _CHECKED:
         check_graph(model, f"'{path}'", path if size < INLINE_LIMIT else None)
+        _CHECKED.add(version)
     return model
 
 

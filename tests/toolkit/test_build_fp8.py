@@ -146,7 +146,7 @@ def test_each_precision_has_its_own_files(master: Path) -> None:
 def test_a_table_of_the_other_precision_is_refused(master: Path, asked: str, other: str) -> None:
     message = f"ranges chosen for {other.upper()}, not for {asked.upper()}"
     with pytest.raises(TableError, match=message) as caught:
-        table_for(master, table_path(master, other), None, asked)
+        table_for(master, table_path(master, other), asked)
     assert caught.value.remedy.endswith(f"or build with --{other}")
     with pytest.raises(TableError, match=message.replace("ranges chosen", "ranges were chosen")):
         derive(

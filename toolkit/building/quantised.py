@@ -85,14 +85,10 @@ def prepare(
             )
         data = _opened(data, progress)
         labelled_data = labelled(data, metadata)
-    source = data
-    found = table_for(
-        path,
-        asked.table,
-        None if source is None or asked.table is not None else lambda: measure(source),
-        precision,
-    )
-    found = fit(found, model)
+    if data is None or asked.table is not None:
+        found = fit(table_for(path, asked.table, precision), model)
+    else:
+        found = measure(data)
     table = with_kept(model, found, asked.keep)
     file = asked.table or table_path(path, precision)
     if labelled_data is None or metadata is None:

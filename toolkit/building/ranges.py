@@ -1,6 +1,5 @@
-"""The calibration table for a quantised build: given, found beside the graph, or measured now."""
+"""The calibration table for a quantised build: given, or found beside the graph."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from calibration.table import SUFFIX, CalibrationTable
@@ -13,34 +12,19 @@ def table_path(graph: Path, precision: str) -> Path:
     return graph.with_name(graph.name.removesuffix(".onnx") + middle + SUFFIX)
 
 
-def table_for(
-    graph: Path,
-    table: Path | None,
-    measure: Callable[[], CalibrationTable] | None,
-    precision: str = "int8",
-    *,
-    measures: bool = True,
-) -> CalibrationTable:
-    """The table to place Q/DQ from.
+def table_for(graph: Path, table: Path | None, precision: str = "int8", *, measures: bool = True) -> CalibrationTable:
+    """The table to place Q/DQ from: given, or beside the graph.
 
     Args:
         graph: the master graph's file.
         table: a table to use; None takes the one beside the graph.
-        measure: calibrates on the data that was given, and writes the table beside the graph; None without data.
         precision: "int8" or "fp8": what the ranges must have been chosen for.
-        measures: whether giving data would calibrate.
+        measures: whether the caller would calibrate, if it were given data.
 
     Raises:
-        InputError: there is no table and no data: nothing is calibrated on made-up images. Or both are given.
+        InputError: there is none: nothing is calibrated on made-up images.
         TableError: the table is damaged, or its ranges were chosen for another precision.
-        DataError: the data can't be used.
     """
-    if table is not None and measure is not None:
-        raise InputError(
-            "a table and data are given", "give --table to use its ranges, or --data to measure new ones"
-        )
-    if measure is not None:
-        return measure()
     beside = table_path(graph, precision)
     asking = "" if precision == "int8" else f" --{precision}"
     if table is None and not beside.is_file():

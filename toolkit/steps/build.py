@@ -159,6 +159,8 @@ def _build(job: _Job, asked: RangesRequest, command: str) -> BuildReport:
     if job.engine != typed.path:
         check_replace(job.engine, typed.weights, _made_from, force=job.force)
     notes = [*(prepared.notes if prepared else ()), *_lint(typed, job.backend)]
+    if job.precision == "fp8" and prepared and (without := sorted(typed.keep - set(prepared.table.keep))):
+        notes.append(f"no FP8 kernel exists for {', '.join(without)} (a large filter, or transposed): it stays FP16")
     if job.backend == "onnxruntime":
         built = graph_engine(typed, job.engine)
     else:

@@ -92,7 +92,7 @@ def sensitivity(
     weights = weights_digest(model)
     if output is not None:
         check_replace(Path(output), weights, _made_from, force=force)
-    found = table_for(path, Path(table) if table is not None else None, None, precision, measures=False)
+    found = table_for(path, Path(table) if table is not None else None, precision, measures=False)
     found = fit(found, model)
     check_table(found, weights, metadata.preprocess.digest())  # before minutes of decoding pictures
     found = with_kept(model, found)
