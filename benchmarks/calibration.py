@@ -32,7 +32,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path[:] = [str(FOLDER.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != FOLDER)]
 
 RESULTS = FOLDER / "results"
-PARTS = ("time", "commands", "ordinary", "hard", "speed")
+PARTS = ("turns", "time", "commands", "ordinary", "hard", "speed")
 
 
 def ordinary_network(work: Path) -> Path:
@@ -105,7 +105,7 @@ def parser_of() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser_of().parse_args()
-    from benchmarks import calibration_time, int8_speed
+    from benchmarks import calibration_time, calibration_turns, int8_speed
 
     if options.child:
         side = calibration_time.SIDES[options.child]
@@ -121,6 +121,7 @@ def main() -> None:
     graph = options.graph or ordinary_network(options.work)
     counts = {int(part.split(":")[0]): int(part.split(":")[1]) for part in options.counts.split(",")}
     actions = {
+        "turns": lambda: calibration_turns.turns(graph, images, options.batch_size, rounds=10),
         "time": lambda: calibration_time.against_inference(graph, counts, options.batch_size),
         "commands": lambda: calibration_time.commands(graph, pythons, images, options.rounds),
         "ordinary": lambda: ordinary(options.work, pythons, images),
