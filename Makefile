@@ -28,7 +28,8 @@ unit: $(VENV)/.dev
 # Everything that is measured against peers; each writes a record under benchmarks/results.
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/int8_onnxruntime.py
-	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/calibration.py --work .bench
+	$(BIN)/python benchmarks/histograms.py
 
 $(VENV)/.cpu: pyproject.toml constraints.txt
 	$(MAKE) --no-print-directory $(BIN)/python

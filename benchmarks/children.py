@@ -20,7 +20,8 @@ class Outcome:
 
     Attributes:
         seconds: from its start to its end.
-        peak_resident_bytes: the sum of the peaks (VmHWM) of the process and its descendants.
+        peak_resident_bytes: of one process its peak (VmHWM); of a process and its descendants the largest sum, at any
+            look, of what each has for itself and its share of what they have together (Pss).
         failure: why it gave no result; None when it ended well.
         output: what it printed on its standard output.
     """
@@ -37,7 +38,7 @@ class Outcome:
 
 def run(command: Sequence[str], *, limit: float = 300.0, environment: Mapping[str, str] | None = None) -> Outcome:
     """Run ``command`` to its end; after ``limit`` seconds it is killed with all that it has started."""
-    peaks: dict[int, int] = {}
+    memory = _Memory()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -45,7 +46,7 @@ def run(command: Sequence[str], *, limit: float = 300.0, environment: Mapping[st
         )
         try:
             while process.poll() is None:
-                _look(process.pid, peaks)
+                memory.look(process.pid)
                 if time.perf_counter() - start > limit:
                     break
                 time.sleep(POLL)
@@ -61,17 +62,45 @@ def run(command: Sequence[str], *, limit: float = 300.0, environment: Mapping[st
         failure = f"killed after {limit:.0f} s" if late else None
         if not late and process.returncode:
             failure = f"exit {process.returncode}: {lines[-1][:300] if lines else 'without a word'}"
-        return Outcome(seconds, sum(peaks.values()), failure, out.read())
+        return Outcome(seconds, memory.peak, failure, out.read())
 
 
-def _look(pid: int, peaks: dict[int, int]) -> None:
-    """Note the peak of a process and, below it, of its children."""
+class _Memory:
+    """What a process and its descendants held.
+
+    Attributes:
+        peak: the most bytes.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+    def look(self, pid: int) -> None:
+        pids = _tree(pid)
+        found = (
+            _read(pid, "status", "VmHWM:")
+            if len(pids) == 1
+            else sum(_read(p, "smaps_rollup", "\nPss:") for p in pids)
+        )
+        self.peak = max(self.peak, found)
+
+
+def _tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    pids = [pid]
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        if "VmHWM:" in status:
-            peaks[pid] = int(status.split("VmHWM:")[1].split()[0]) * 1024
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                _look(int(child), peaks)
+                pids += _tree(int(child))
     except (OSError, ValueError):  # it has ended meanwhile
-        return
+        pass
+    return pids
+
+
+def _read(pid: int, file: str, key: str) -> int:
+    """A figure in kB out of a file in /proc, as bytes; 0 where the process has ended."""
+    try:
+        text = Path(f"/proc/{pid}/{file}").read_text()
+        return int(text.split(key)[1].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        return 0
