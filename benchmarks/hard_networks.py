@@ -207,8 +207,8 @@ def rare_extremes(work: Path, folder: Path) -> None:
     """Pictures from the dark, of 3 grey levels; one of a hundred to calibrate on is a frame blinded by a light.
 
     The plain network behind a normalisation that brings the dark pictures to the scale it was trained on. Of four
-    designs this one was kept because tools differ on it; on milder ones, of 5 grey levels or with a few hot pixels, all
-    but min-max stay within 3 points.
+    designs this one was kept because tools differ on it; on milder ones, of 5 grey levels or with a few hot pixels,
+    all but min-max stay within 3 points.
     """
     rng = np.random.default_rng(2)
 
