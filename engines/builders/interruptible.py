@@ -6,6 +6,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+_BEGINS = 2.0
+"""Seconds in which a thread that was started has begun, or never will."""
+
 
 def run_interruptibly(work: Callable[[], Result], cancel: threading.Event) -> Result:
     """Run ``work`` in a thread of its own and wait for it.
@@ -34,14 +37,18 @@ def run_interruptibly(work: Callable[[], Result], cancel: threading.Event) -> Re
             finished.set()
 
     # Not a daemon: C++ code that is still running when the interpreter ends takes the process down.
-    threading.Thread(target=run, name="interruptible").start()
+    thread = threading.Thread(target=run, name="interruptible")
     try:
+        thread.start()
         # Not Thread.join: when a signal interrupts it, Python 3.11 can take a running thread for ended.
         while not finished.wait(0.1):
             pass
     except BaseException:
         cancel.set()
-        finished.wait()
+        # Interrupted before the thread was there, there is nothing to wait for.
+        if finished.wait(_BEGINS) or thread.ident is not None:
+            finished.wait()
+            thread.join(_BEGINS)  # it has a few lines left
         raise
     if errors:
         raise errors[0]
