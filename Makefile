@@ -29,6 +29,7 @@ unit: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/int8_onnxruntime.py
 	$(BIN)/python benchmarks/calibration.py --work .bench
+	$(BIN)/python benchmarks/accuracy_budget.py --work .bench
 	$(BIN)/python benchmarks/histograms.py
 
 $(VENV)/.cpu: pyproject.toml constraints.txt
