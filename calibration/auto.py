@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from calibration.collect import Statistics
 from calibration.methods import methods_for
-from calibration.refine import choose_ranges
+from calibration.refine import Ranges, choose_ranges
 from calibration.simulation import Simulation
 from calibration.table import CalibrationTable
-from calibration.trials import Batches, Bench, Trial, is_good
+from calibration.trials import SURELY_GOOD_DB, Amax, Batches, Bench, Trial, is_good
 from engines.errors import InputError
 from engines.progress import QUIET, Progress
 from export.graph import load_graph, weights_digest
@@ -32,12 +34,14 @@ class Choice:
         trials: of the methods, and of what was better than all before it, in the order in which they were tried.
         chosen: that of the table.
         evaluated: how many candidates were measured.
+        images: how many images the chosen one was measured on.
     """
 
     table: CalibrationTable
     trials: tuple[Trial, ...]
     chosen: Trial
     evaluated: int
+    images: int
 
 
 def measure(
@@ -81,7 +85,8 @@ def choose(
     Args:
         model: the FP32 master graph, or its path.
         statistics: what was collected: of ``model``, or of it with ``equalisation``.
-        held_out: batches of images that the statistics have not seen, 64 or so; all of them are held in memory.
+        held_out: batches of images that the statistics have not seen, 64 or so; all of them are held in memory. Where
+            the first half of the batches shows that a method is surely good, the second isn't used.
         methods: candidates; all that the precision has unless given.
         precision: "int8" or "fp8".
         equalisation: factors for the table (:mod:`calibration.equalise`).
@@ -110,9 +115,8 @@ def choose(
     try:
         with Simulation(model, first, threads=threads) as simulation:
             del model
-            bench = Bench(simulation, held_out, progress)
             proposals = {name: {key: found.amax for key, found in tables[name].ranges.items()} for name in names}
-            best = choose_ranges(bench, proposals, refine=refine)
+            best, evaluated, images = _choose(simulation, list(held_out), proposals, progress, refine=refine)
     finally:
         progress.end()
     ranges = {
@@ -120,4 +124,28 @@ def choose(
     }
     told = {**first.facts, METHOD: [trial.to_json() for trial in best.trials]}
     table = replace(first, ranges=ranges, method=METHOD, facts=told)
-    return Choice(table, tuple(best.trials), best.trial, bench.measured)
+    return Choice(table, tuple(best.trials), best.trial, evaluated, images)
+
+
+def _choose(
+    simulation: Simulation,
+    held_out: list[NDArray[Any]],
+    proposals: dict[str, Amax],
+    progress: Progress,
+    *,
+    refine: bool,
+) -> tuple[Ranges, int, int]:
+    """The ranges, how many candidates were measured, and on how many images.
+
+    Where half of the images leaves no doubt that the best of the methods is good, the others would only cost time.
+    """
+    measured, half = 0, held_out[: len(held_out) // 2]
+    if half:
+        bench = Bench(simulation, half, progress)
+        best = choose_ranges(bench, proposals, refine=False)
+        if best.trial.sqnr_db >= SURELY_GOOD_DB:
+            return best, bench.measured, sum(map(len, half))
+        measured = bench.measured
+    bench = Bench(simulation, held_out, progress)
+    best = choose_ranges(bench, proposals, refine=refine)
+    return best, measured + bench.measured, sum(map(len, held_out))

@@ -226,6 +226,7 @@ class _Auto:
     def __init__(self, run: _Run, peaks: Peaks) -> None:
         self._run, self._peaks = run, peaks
         self._held = list(run.batches(run.counted, run.images))
+        self._images = 0
         self._trials: list[Trial] = []
         self._best: tuple[CalibrationTable, Trial] | None = None
 
@@ -245,7 +246,7 @@ class _Auto:
             self._attempt("biases corrected", corrected, wanted=bool(settings.correct_biases))
         table, best = self._chosen
         trials = [trial.to_json() for trial in self._trials]
-        told = {"held_out": len(np.concatenate(self._held)), AUTO: trials, "best": best.to_json()}
+        told = {"held_out": self._images, AUTO: trials, "best": best.to_json()}
         return replace(table, facts={**table.facts, **told})
 
     @property
@@ -271,6 +272,7 @@ class _Auto:
             threads=settings.threads,
         )
         known = {trial.name for trial in self._trials} if not factors else set()
+        self._images = choice.images
         self._trials += [trial for trial in choice.trials if trial.name not in known]
         self._take(choice.table, choice.chosen)
 

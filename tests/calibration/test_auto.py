@@ -15,6 +15,7 @@ from calibration.methods import methods_for
 from calibration.qdq import quantise
 from calibration.refine import ALONE, HALVED, SEARCHED, TOGETHER, choose_ranges
 from calibration.table import CalibrationTable
+from calibration.trials import SURELY_GOOD_DB
 from engines.errors import DataError, InputError, TableError
 from tests.calibration.graphs import IMAGES, UNSEEN, graph_of, run
 from tests.tiny import tiny_graph
@@ -106,6 +107,26 @@ def test_a_network_that_is_well_behaved_costs_one_measurement_a_method() -> None
     assert (table.data, table.facts["seed"], table.images) == ("sha256:1", 3, len(IMAGES))
     assert [trial["name"] for trial in table.facts["auto"]] == [trial.name for trial in choice.trials]
     assert CalibrationTable.from_json(json.loads(table.dumps())) == table
+
+
+def test_where_half_of_the_images_leaves_no_doubt_the_others_are_not_measured() -> None:
+    model = tiny_graph()
+    statistics = collect(model, [IMAGES])
+    halves = [UNSEEN[:16], UNSEEN[16:]]
+    choice = choose(model, statistics, halves)
+    assert choice.chosen.sqnr_db >= SURELY_GOOD_DB
+    assert choice.images == 16
+    assert choice.table == choose(model, statistics, halves[:1]).table
+    assert choose(model, statistics, [UNSEEN]).images == len(UNSEEN)
+
+
+def test_where_half_of_the_images_leaves_doubt_all_are_measured(
+    hard: tuple[onnx.ModelProto, Statistics, np.ndarray],
+) -> None:
+    model, statistics, held_out = hard
+    choice = choose(model, statistics, [held_out[:20], held_out[20:]])
+    assert choice.images == len(held_out)
+    assert choice.table.ranges == choose(model, statistics, [held_out]).table.ranges
 
 
 def test_what_a_trial_says_is_what_the_graph_that_ships_does() -> None:
