@@ -3,21 +3,15 @@
 Its defaults: a mixed preset, fast bias correction, batch statistics of the images as they come.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import nncf
-from images import batches, shape_of
+from images import batches, parser_of, shape_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("graph", type=Path)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("output", type=Path)
+    parser = parser_of(__doc__)
     parser.add_argument("--backend", choices=("openvino", "onnx"), default="openvino")
-    parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args()
     count, size = shape_of(options.images)[0], options.batch_size
     steps = -(-count // size)

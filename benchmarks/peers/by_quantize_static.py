@@ -4,15 +4,14 @@ Q/DQ, int8 activations and int8 weights per channel, after its own pre-processin
 at a time; the others keep what they saw either way.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import onnx
-from images import batches
+from images import parser_of
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from reader import Reader
 
 METHODS = {
     "minmax": quantization.CalibrationMethod.MinMax,
@@ -21,21 +20,9 @@ METHODS = {
 }
 
 
-class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, path: Path, name: str, size: int) -> None:
-        self._batches = ({name: batch} for batch in batches(path, size))
-
-    def get_next(self) -> Any:
-        return next(self._batches, None)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("graph", type=Path)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("output", type=Path)
+    parser = parser_of(__doc__)
     parser.add_argument("--method", choices=METHODS, default="minmax")
-    parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"

@@ -1,14 +1,25 @@
-"""Calibration images for the peers: one ``.npy`` of float32 [N, C, H, W], read batch by batch.
+"""What the peers are asked with, and their calibration images: one ``.npy`` of float32 [N, C, H, W], in batches.
 
 It is read, not mapped into memory: mapped pages would count as the memory of the tool that reads them.
 """
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+
+
+def parser_of(about: str | None) -> argparse.ArgumentParser:
+    """The arguments that every peer takes."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("graph", type=Path)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--batch-size", type=int, default=16)
+    return parser
 
 
 def batches(path: Path, size: int) -> Iterator[NDArray[np.float32]]:
