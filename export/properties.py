@@ -78,6 +78,20 @@ def read_metadata(model: onnx.ModelProto) -> ModelMetadata | None:
     return None if text is None else ModelMetadata.loads(text)
 
 
+def require_metadata(metadata: ModelMetadata | None, path: object) -> ModelMetadata:
+    """The metadata of a graph that must have it; ``path`` is what the error calls it.
+
+    Raises:
+        GraphError: there is none.
+    """
+    if metadata is None:
+        raise GraphError(
+            f"'{path}' doesn't say how its images are preprocessed",
+            "export it with `toolkit export`, which stores that",
+        )
+    return metadata
+
+
 def write_metadata(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
     """Put the toolkit's metadata into a graph."""
     set_property(model, METADATA_KEY, metadata.dumps())

@@ -1,5 +1,6 @@
-"""What tests of refusals share."""
+"""Fixtures that tests of commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,5 +25,20 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         assert captured.out == ""
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
         return "\n".join(lines)
+
+    return call
+
+
+Shown = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
+    """Runs ``toolkit inspect``; gives its exit code, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run(["inspect", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call

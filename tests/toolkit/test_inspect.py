@@ -1,6 +1,5 @@
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,10 @@ from engines.passport import Passport, passport_path
 from engines.preprocess import Preprocess
 from export.models.registry import build_empty
 from tests.tiny import METADATA, tiny_graph
-from toolkit.cli import run
+from tests.toolkit.conftest import Shown
 from toolkit.inspection.checkpoint import layer_table
 from toolkit.inspection.report import as_json, short_list, size_text
 from toolkit.steps.inspect import inspect
-
-Shown = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run(["inspect", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def small_network() -> nn.Module:

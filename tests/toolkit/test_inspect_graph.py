@@ -14,20 +14,8 @@ from export.graph import Derived, weights_digest, write_derived
 from tests.calibration.foreign_graphs import options, stock, with_pool, with_weight
 from tests.calibration.graphs import residual_graph
 from tests.tiny import METADATA, tiny_graph
-from toolkit.cli import run
+from tests.toolkit.conftest import Shown
 from toolkit.steps.inspect import inspect
-
-Shown = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run(["inspect", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_a_graph_is_shown_with_operators_types_and_metadata(tmp_path: Path, shown: Shown) -> None:

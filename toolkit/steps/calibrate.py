@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.errors import GraphError, InputError
+from engines.errors import InputError
 from engines.optional import require
 from engines.progress import QUIET, Progress
 from toolkit.building.ranges import made_from, table_path
@@ -86,6 +86,7 @@ def calibrate(
     from calibration.collect import TappedGraph
     from calibration.partial import Partial
     from calibration.provenance import data_digest, pack
+    from export.graph import require_metadata
     from toolkit.data import choose, open_dataset
     from toolkit.data.dataset import Dataset
     from toolkit.steps.cache import check_cache, write_table
@@ -99,12 +100,7 @@ def calibrate(
     path = Path(graph)
     dataset = data if isinstance(data, Dataset) else open_dataset(_source(data), progress=progress)
     tapped = TappedGraph(path, threads=threads, device=device)
-    metadata = tapped.metadata
-    if metadata is None:
-        raise GraphError(
-            f"'{path}' doesn't say how its images are preprocessed",
-            "export it with `toolkit export`, which stores that",
-        )
+    metadata = require_metadata(tapped.metadata, path)
     target = Path(output) if output is not None else table_path(path, precision)
     check_replace(target, tapped.weights, made_from, force=force)
     chosen = choose(dataset.train, images, seed)

@@ -6,7 +6,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.errors import GraphError, InputError
+from engines.errors import InputError
 from engines.files import write_atomically
 from engines.optional import require
 from engines.progress import QUIET, Progress
@@ -66,7 +66,7 @@ def sensitivity(
     from calibration.rename import fit
     from calibration.sensitivity import sensitivity as measure
     from calibration.table import check_table
-    from export.graph import load_graph, read_metadata, weights_digest
+    from export.graph import load_graph, read_metadata, require_metadata, weights_digest
     from toolkit.building.choose import QUANTISED
     from toolkit.building.keep import with_kept
     from toolkit.building.pictures import search_pictures
@@ -83,12 +83,7 @@ def sensitivity(
     path = Path(graph)
     model = load_graph(path)
     refuse_typed(model, f"'{path}'")
-    metadata = read_metadata(model)
-    if metadata is None:
-        raise GraphError(
-            f"'{path}' doesn't say how its images are preprocessed",
-            "export it with `toolkit export`, which stores that",
-        )
+    metadata = require_metadata(read_metadata(model), path)
     weights = weights_digest(model)
     if output is not None:
         check_replace(Path(output), weights, _made_from, force=force)
