@@ -1,6 +1,6 @@
 """The ranges that measure best: what every method proposes is tried on images that no histogram has seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def choose(
     precision: str = "int8",
     equalisation: Mapping[str, tuple[float, ...]] | None = None,
     weight_clip: str = "max",
-    refine: bool = True,
+    refine: Callable[[], bool] = lambda: True,
     data: str | None = None,
     facts: Mapping[str, Any] | None = None,
     progress: Progress = QUIET,
@@ -91,7 +91,7 @@ def choose(
         precision: "int8" or "fp8".
         equalisation: factors for the table (:mod:`calibration.equalise`).
         weight_clip: how the ranges of weights are chosen.
-        refine: go on to single tensors where no method is good (:mod:`calibration.refine`).
+        refine: asked, where no method is good, whether to go on to single tensors (:mod:`calibration.refine`).
         data: the digest of the pixels that the statistics saw.
         facts: what else the table should tell.
         progress: told of every candidate.
@@ -116,7 +116,7 @@ def choose(
         with Simulation(model, first, threads=threads) as simulation:
             del model
             proposals = {name: {key: found.amax for key, found in tables[name].ranges.items()} for name in names}
-            best, evaluated, images = _choose(simulation, list(held_out), proposals, progress, refine=refine)
+            best, evaluated, images = _choose(simulation, list(held_out), proposals, progress, refine)
     finally:
         progress.end()
     ranges = {
@@ -132,8 +132,7 @@ def _choose(
     held_out: list[NDArray[Any]],
     proposals: dict[str, Amax],
     progress: Progress,
-    *,
-    refine: bool,
+    refine: Callable[[], bool],
 ) -> tuple[Ranges, int, int]:
     """The ranges, how many candidates were measured, and on how many images.
 
@@ -142,10 +141,10 @@ def _choose(
     measured, half = 0, held_out[: len(held_out) // 2]
     if half:
         bench = Bench(simulation, half, progress)
-        best = choose_ranges(bench, proposals, refine=False)
+        best = choose_ranges(bench, proposals, lambda: False)
         if best.trial.sqnr_db >= SURELY_GOOD_DB:
             return best, bench.measured, sum(map(len, half))
         measured = bench.measured
     bench = Bench(simulation, held_out, progress)
-    best = choose_ranges(bench, proposals, refine=refine)
+    best = choose_ranges(bench, proposals, refine)
     return best, measured + bench.measured, sum(map(len, held_out))

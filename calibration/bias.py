@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.as_written import AsWritten
 from calibration.rewrite import Rewrite
 from calibration.table import CalibrationTable
-from engines.errors import DataError, GraphError, RunError, TableError
-from engines.optional import require
-from engines.sessions.onnxruntime import UNFAITHFUL
-from engines.sessions.ort_fp8 import CONFIG, DISABLED
+from engines.errors import DataError, GraphError, TableError
 from engines.tensors import check_feeds
 from export.graph import inputs, save_graph
 from export.onnxlib import onnx
@@ -71,17 +69,13 @@ def measure_biases(
         path = Path(folder) / "beside.onnx"
         save_graph(graph, path)
         del graph
-        session = _open(path, threads)
+        session = AsWritten(path, "Correcting biases", threads)
     sums: dict[str, Any] = dict.fromkeys(errors, 0.0)
     images = 0
     for batch in batches:
         feeds = {specs[0].name: batch}
         check_feeds(specs, feeds)
-        try:
-            found = session.run(list(errors.values()), feeds)
-        except Exception as error:  # the runtime's own classes share no base but Exception
-            raise RunError(f"the graph failed on a batch: {error}", "check it with `toolkit verify`") from error
-        for name, mean in zip(errors, found, strict=True):
+        for name, mean in zip(errors, session.run(list(errors.values()), feeds), strict=True):
             sums[name] = sums[name] + mean.astype(np.float64) * len(batch)
         images += len(batch)
     if not images:
@@ -166,24 +160,3 @@ def _channels(node: onnx.NodeProto, dims: Sequence[int]) -> int:
     if node.op_type == "ConvTranspose":
         return int(dims[1]) * int(attribute(node, "group", 1))
     return int(dims[1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0])
-
-
-def _open(path: Path, threads: int | None) -> Any:
-    """A graph in ONNX Runtime, computed as it is written: no integer kernels in place of Q/DQ."""
-    runtime = require("onnxruntime", "Correcting biases", "onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    for key, value in CONFIG.items():
-        options.add_session_config_entry(key, value)
-    if threads:
-        options.intra_op_num_threads = threads
-    try:
-        return runtime.InferenceSession(
-            str(path),
-            options,
-            providers=["CPUExecutionProvider"],
-            enable_fallback=0,
-            disabled_optimizers=[*UNFAITHFUL, *DISABLED],
-        )
-    except Exception as error:  # the runtime's own classes share no base but Exception
-        raise GraphError(f"ONNX Runtime can't run the graph: {error}", "check it with `toolkit verify`") from error

@@ -233,11 +233,17 @@ class _Auto:
     def table(self, statistics: Statistics, factors: Factors) -> CalibrationTable:
         """The table that measures best."""
         settings = self._run.settings
-        self._choose(statistics, factors, refine=not self._peaks)
-        if self._peaks and not self._good():
-            # Even channels with uneven weights: nothing in the pilot told of them.
-            factors = self._run.factors(self._peaks)
-            self._choose(self._run.collect(None, factors) if factors else statistics, factors)
+        uneven: Factors = {}
+
+        def refine() -> bool:
+            """Whether no weights are uneven that the pilot, which sees channels only, didn't tell of."""
+            nonlocal uneven
+            uneven = self._run.factors(self._peaks) if self._peaks else {}
+            return not uneven
+
+        self._choose(statistics, factors, refine)
+        if uneven:
+            self._choose(self._run.collect(None, uneven), uneven)
         if settings.weight_clip is None and settings.precision == "int8" and not self._good():
             self._attempt("weights clipped", replace(self._chosen[0], weight_clip="mse"))
         if settings.correct_biases or (settings.correct_biases is None and not self._good()):
@@ -258,7 +264,7 @@ class _Auto:
     def _good(self) -> bool:
         return is_good(self._chosen[1])
 
-    def _choose(self, statistics: Statistics, factors: Factors, *, refine: bool = True) -> None:
+    def _choose(self, statistics: Statistics, factors: Factors, refine: Callable[[], bool] = lambda: True) -> None:
         settings = self._run.settings
         choice = choose(
             self._run.path,
@@ -271,9 +277,8 @@ class _Auto:
             progress=self._run.progress,
             threads=settings.threads,
         )
-        known = {trial.name for trial in self._trials} if not factors else set()
         self._images = choice.images
-        self._trials += [trial for trial in choice.trials if trial.name not in known]
+        self._trials += choice.trials
         self._take(choice.table, choice.chosen)
 
     def _attempt(self, name: str, table: CalibrationTable, *, wanted: bool = False) -> None:

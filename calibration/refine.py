@@ -15,7 +15,7 @@
 Tensors come in the order of the disagreement about them, the largest first; the number of measurements is bounded.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -75,13 +75,13 @@ class Ranges:
         return True
 
 
-def choose_ranges(bench: Bench, proposals: Mapping[str, Amax], *, refine: bool = True) -> Ranges:
+def choose_ranges(bench: Bench, proposals: Mapping[str, Amax], refine: Callable[[], bool] = lambda: True) -> Ranges:
     """The ranges that measure best.
 
     Args:
         bench: measures them.
         proposals: by method a range for every tensor; the first of two that are as good is taken.
-        refine: go on to single tensors where no method is good.
+        refine: asked, where no method is good, whether to go on to single tensors.
     """
     tried: dict[str, Trial] = {}
     for name, amax in proposals.items():
@@ -91,7 +91,7 @@ def choose_ranges(bench: Bench, proposals: Mapping[str, Amax], *, refine: bool =
     best = Ranges(
         dict(proposals[winner]), dict.fromkeys(proposals[winner], winner), tried[winner], list(tried.values())
     )
-    if is_good(best.trial) or not refine:
+    if is_good(best.trial) or not refine():
         return best
     disputed = {group: found for group in bench.groups if (found := _disputed(group, proposals))}
     order = sorted(disputed, key=lambda group: -max(disputed[group].values()) / min(disputed[group].values()))

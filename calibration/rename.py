@@ -29,9 +29,9 @@ class Names:
     nodes: Mapping[str, str]
 
 
-def names_of(model: onnx.ModelProto) -> Names:
-    """What stands for the names of ``model``."""
-    identity = identify(model)
+def names_of(model: onnx.ModelProto, digests: Mapping[str, str] | None = None) -> Names:
+    """What stands for the names of ``model``; ``digests`` as for :func:`calibration.signature.identify`."""
+    identity = identify(model, digests)
     return Names(identity.tensors, identity.content, _nodes(model, identity.tensors))
 
 

@@ -51,13 +51,18 @@ class Identity:
     content: str
 
 
-def identify(model: onnx.ModelProto) -> Identity:
-    """Signatures and content of a graph; every constant is hashed once."""
-    signer = Signer(model)
+def identify(model: onnx.ModelProto, digests: Mapping[str, str] | None = None) -> Identity:
+    """Signatures and content of a graph; every constant is hashed once.
+
+    Args:
+        model: the graph.
+        digests: what :func:`export.digests.constant_digests` says of it, where that is known.
+    """
+    signer = Signer(model, digests)
     for node in model.graph.node:
         signer.add(node)
-    digests = sorted(str(signer.of(name)) for name, tensor in signer.constants.items() if is_float(tensor))
-    return Identity(signer.known, f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}")
+    constants = sorted(str(signer.of(name)) for name, tensor in signer.constants.items() if is_float(tensor))
+    return Identity(signer.known, f"sha256:{hashlib.sha256(' '.join(constants).encode()).hexdigest()}")
 
 
 def signatures(model: onnx.ModelProto) -> dict[str, str]:
@@ -75,20 +80,21 @@ class Signer:
 
     Args:
         model: the graph.
+        digests: of its initializers, where they are known.
 
     Attributes:
         known: the signatures so far, by the name of the activation.
         specs: type and shape of every tensor, as far as they can be inferred.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, digests: Mapping[str, str] | None = None) -> None:
         self.constants = initializers(model.graph)
         try:
             self.specs: Mapping[str, TensorSpec] = tensor_specs(model)
         except GraphError:  # a foreign operator that onnx doesn't know: names of operators must do
             self.specs = {}
         self.known: dict[str, str] = {}
-        self._hashed: dict[str, str] = {}
+        self._hashed = {name: _short(found) for name, found in (digests or {}).items()}
         self._unshaped: dict[str, str] = {}
         inputs = [value for value in model.graph.input if value.name not in self.constants]
         for place, value in enumerate(inputs):
@@ -167,7 +173,11 @@ def digest(*parts: str) -> str:
 
 def constant_signature(tensor: onnx.TensorProto) -> str:
     """Of a constant's type, shape and values."""
-    return tensor_digests([tensor])[0][:32]
+    return _short(tensor_digests([tensor])[0])
+
+
+def _short(found: str) -> str:
+    return found[:32]
 
 
 def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:

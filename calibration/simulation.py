@@ -19,19 +19,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.as_written import AsWritten
 from calibration.equalise import equalise
 from calibration.folding import FoldingEditor, WeightStore
 from calibration.qdq import place
 from calibration.ranges import WEIGHTED, Ranges, refuse_typed
 from calibration.table import CalibrationTable, check_table
-from engines.errors import GraphError, InputError, RunError
+from engines.errors import GraphError, InputError
 from engines.optional import require
-from engines.sessions.onnxruntime import UNFAITHFUL
-from engines.sessions.ort_fp8 import CONFIG, DISABLED
 from engines.tensors import check_feeds
 from export.graph import inputs, load_graph, module_of, read_metadata, weights_digest
 from export.onnxlib import onnx
 from export.structure import initializers, label
+
+_FEATURE = "Simulating a quantised graph"
 
 _SESSIONS = 2
 """Sessions that stay loaded: that of the last question and the one before."""
@@ -63,7 +64,7 @@ class Simulation:
     def __init__(
         self, model: onnx.ModelProto | Path | str, table: CalibrationTable, *, threads: int | None = None
     ) -> None:
-        self._runtime = require("onnxruntime", "Simulating a quantised graph", "onnxruntime")
+        require("onnxruntime", _FEATURE, "onnxruntime")
         model = load_graph(model) if isinstance(model, Path | str) else model
         refuse_typed(model)
         metadata = read_metadata(model)
@@ -79,7 +80,7 @@ class Simulation:
         del model
         self.table = table
         self._threads = threads
-        self._sessions: OrderedDict[frozenset[str], Any] = OrderedDict()
+        self._sessions: OrderedDict[frozenset[str], AsWritten] = OrderedDict()
         self._scales: tuple[object, Scales] = (None, {})
         ranges = Ranges(self._model)
         self._nodes = {label(node): node for node in self._model.graph.node}
@@ -129,10 +130,7 @@ class Simulation:
         check_feeds(self._inputs, feeds)
         session = self._session(kept)
         feeds |= self._scales_of(kept, amax or {})
-        try:
-            return np.asarray(session.run(None, feeds)[0])
-        except Exception as error:  # the runtime's own classes share no base but Exception
-            raise RunError(f"the graph failed on a batch: {error}", "check it with `toolkit verify`") from error
+        return np.asarray(session.run(None, feeds)[0])
 
     def reference(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """The logits of the FP32 graph."""
@@ -178,7 +176,7 @@ class Simulation:
 
         return place(self._model, replace(table, equalisation={}), "tensorrt", keep, editor).finish()
 
-    def _session(self, keep: frozenset[str]) -> Any:
+    def _session(self, keep: frozenset[str]) -> AsWritten:
         if keep in self._sessions:
             self._sessions.move_to_end(keep)
             return self._sessions[keep]
@@ -188,24 +186,7 @@ class Simulation:
         for name in dict.fromkeys(node.input[1] for node in _quantizers(model)):
             model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
         self._graph_file.write_bytes(model.SerializeToString())
-        options = self._runtime.SessionOptions()
-        options.log_severity_level = 4
-        for key, value in CONFIG.items():  # Q and DQ are computed as they stand, of INT8 and FP8 alike
-            options.add_session_config_entry(key, value)
-        if self._threads:
-            options.intra_op_num_threads = self._threads
-        try:
-            session = self._runtime.InferenceSession(
-                str(self._graph_file),
-                options,
-                providers=["CPUExecutionProvider"],
-                enable_fallback=0,
-                disabled_optimizers=[*UNFAITHFUL, *DISABLED],
-            )
-        except Exception as error:  # as above
-            raise GraphError(
-                f"ONNX Runtime can't run the graph: {error}", "check it with `toolkit verify`"
-            ) from error
+        session = AsWritten(self._graph_file, _FEATURE, self._threads)
         self._sessions[keep] = session
         return session
 

@@ -16,6 +16,7 @@ from engines.errors import GraphError, InputError
 from engines.optional import require
 from engines.sessions.onnxruntime import OnnxRuntimeSession
 from engines.tensors import check_feeds
+from export.digests import constant_digests
 from export.graph import inputs, load_graph, read_metadata, save_graph, weight_bytes, weights_digest
 from export.onnxlib import onnx
 from export.structure import remove_unused
@@ -69,8 +70,9 @@ class TappedGraph:
         if not self.groups:
             raise GraphError(f"{name} has no convolution or matrix product to calibrate", "give a classifier's graph")
         self.metadata = read_metadata(model)
-        self.weights = weights_digest(model)
-        self.names = names_of(model)
+        digests = constant_digests(model)
+        self.weights = weights_digest(model, digests)
+        self.names = names_of(model, digests)
         taps = dict.fromkeys(group.tap for group in self.groups.values())
         outputs = [tap for tap in taps if tap != self.inputs[0].name]
         self._session: OnnxRuntimeSession | None = None

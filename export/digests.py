@@ -22,6 +22,12 @@ def tensor_digests(tensors: Iterable[onnx.TensorProto]) -> list[str]:
         return [_digest(tensor, pool) for tensor in tensors]
 
 
+def constant_digests(model: onnx.ModelProto) -> dict[str, str]:
+    """The digest of each initializer of a graph, by its name."""
+    tensors = list(model.graph.initializer)
+    return dict(zip((tensor.name for tensor in tensors), tensor_digests(tensors), strict=True))
+
+
 def _digest(tensor: onnx.TensorProto, pool: ThreadPoolExecutor) -> str:
     data = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
     head = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)}\0".encode())

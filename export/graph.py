@@ -4,14 +4,14 @@ Its parts that have a file of their own are here too: properties, structure, lay
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from engines.errors import GraphError
 from engines.files import atomic_file, unreadable
 from engines.metadata import ModelMetadata
 from engines.tensors import TensorSpec
-from export.digests import tensor_digests
+from export.digests import constant_digests
 from export.layers import GraphLayer, layer_types
 from export.onnxlib import onnx
 from export.passes.module_names import module_of
@@ -23,6 +23,7 @@ from export.properties import (
     read_derived,
     read_metadata,
     read_verification,
+    require_metadata,
     set_property,
     write_derived,
     write_metadata,
@@ -67,6 +68,7 @@ __all__ = [
     "read_metadata",
     "read_verification",
     "remove_unused",
+    "require_metadata",
     "save_graph",
     "set_property",
     "tensor_specs",
@@ -298,10 +300,15 @@ def peek_metadata(path: Path | str) -> ModelMetadata | None:
     return read_metadata(model)
 
 
-def weights_digest(model: onnx.ModelProto) -> str:
-    """``sha256:<hex>`` over every initializer's name, type, shape and values, in the order of their names."""
-    tensors = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
-    lines = (f"{tensor.name}\0{found}\n" for tensor, found in zip(tensors, tensor_digests(tensors), strict=True))
+def weights_digest(model: onnx.ModelProto, digests: Mapping[str, str] | None = None) -> str:
+    """``sha256:<hex>`` over every initializer's name, type, shape and values, in the order of their names.
+
+    Args:
+        model: the graph.
+        digests: what :func:`export.digests.constant_digests` says of it, where that is known.
+    """
+    found = constant_digests(model) if digests is None else digests
+    lines = (f"{name}\0{found[name]}\n" for name in sorted(found))
     return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 

@@ -191,7 +191,7 @@ def test_where_all_methods_agree_on_what_is_too_wide_the_range_is_halved_while_t
 
 def test_the_search_of_ranges_can_be_left_for_later() -> None:
     bench = Landscape({"a": 4.5})
-    found = choose_ranges(bench, {"wide": {"a": 64.0}, "narrow": {"a": 16.0}}, refine=False)
+    found = choose_ranges(bench, {"wide": {"a": 64.0}, "narrow": {"a": 16.0}}, refine=lambda: False)
     assert found.amax == {"a": 16.0}
     assert bench.measured == 2
 
