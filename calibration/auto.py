@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from calibration.collect import Statistics
@@ -50,6 +51,8 @@ def measure(
     held_out: Batches,
     *,
     name: str = "",
+    reference: NDArray[np.float32] | None = None,
+    weights: str | None = None,
     threads: int | None = None,
 ) -> Trial:
     """How one table does.
@@ -59,10 +62,12 @@ def measure(
         table: its ranges and what else decides how it is quantised.
         held_out: batches of images that the ranges were not chosen on.
         name: of the trial; the table's method unless given.
+        reference: what FP32 makes of the images, float32 [N, classes]; computed unless given.
+        weights: the digest of the model's weights, where it is known.
         threads: of ONNX Runtime; all cores unless given.
     """
-    with Simulation(model, table, threads=threads) as simulation:
-        return Bench(simulation, held_out).measure(name or table.method)
+    with Simulation(model, table, threads=threads, weights=weights) as simulation:
+        return Bench(simulation, held_out, reference=reference).measure(name or table.method)
 
 
 def choose(
@@ -77,6 +82,8 @@ def choose(
     refine: Callable[[], bool] = lambda: True,
     data: str | None = None,
     facts: Mapping[str, Any] | None = None,
+    reference: NDArray[np.float32] | None = None,
+    weights: str | None = None,
     progress: Progress = QUIET,
     threads: int | None = None,
 ) -> Choice:
@@ -94,6 +101,8 @@ def choose(
         refine: asked, where no method is good, whether to go on to single tensors (:mod:`calibration.refine`).
         data: the digest of the pixels that the statistics saw.
         facts: what else the table should tell.
+        reference: what FP32 makes of the held-out images, float32 [N, classes]; computed unless given.
+        weights: the digest of the model's weights, where it is known.
         progress: told of every candidate.
         threads: of ONNX Runtime; all cores unless given.
 
@@ -108,15 +117,16 @@ def choose(
     model = load_graph(model) if isinstance(model, Path | str) else model
     tables = {name: statistics.table(name, data=data, facts=facts, precision=precision) for name in names}
     first = tables[names[0]]
+    weights = weights or weights_digest(model)
     if equalisation:
-        first = replace(first, equalisation=equalisation, weights=weights_digest(model))
+        first = replace(first, equalisation=equalisation, weights=weights)
     first = replace(first, weight_clip=weight_clip)
     progress.begin("measuring candidates", None, "candidates")
     try:
-        with Simulation(model, first, threads=threads) as simulation:
+        with Simulation(model, first, threads=threads, weights=weights) as simulation:
             del model
             proposals = {name: {key: found.amax for key, found in tables[name].ranges.items()} for name in names}
-            best, evaluated, images = _choose(simulation, list(held_out), proposals, progress, refine)
+            best, evaluated, images = _choose(simulation, list(held_out), reference, proposals, progress, refine)
     finally:
         progress.end()
     ranges = {
@@ -130,6 +140,7 @@ def choose(
 def _choose(
     simulation: Simulation,
     held_out: list[NDArray[Any]],
+    reference: NDArray[np.float32] | None,
     proposals: dict[str, Amax],
     progress: Progress,
     refine: Callable[[], bool],
@@ -140,11 +151,12 @@ def _choose(
     """
     measured, half = 0, held_out[: len(held_out) // 2]
     if half:
-        bench = Bench(simulation, half, progress)
+        images = sum(map(len, half))
+        bench = Bench(simulation, half, progress, None if reference is None else reference[:images])
         best = choose_ranges(bench, proposals, lambda: False)
         if best.trial.sqnr_db >= SURELY_GOOD_DB:
-            return best, bench.measured, sum(map(len, half))
+            return best, bench.measured, images
         measured = bench.measured
-    bench = Bench(simulation, held_out, progress)
+    bench = Bench(simulation, held_out, progress, reference)
     best = choose_ranges(bench, proposals, refine)
     return best, measured + bench.measured, sum(map(len, held_out))

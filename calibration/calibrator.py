@@ -11,7 +11,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from calibration.table import CalibrationTable
 from calibration.trials import Trial, is_good
 from engines.errors import InputError
 from engines.progress import QUIET, Progress
-from export.graph import load_graph
+from export.onnxlib import onnx
 
 if TYPE_CHECKING:
     from calibration.partial import Partial
@@ -112,7 +111,7 @@ def held_out(images: int, method: str) -> int:
 
 
 def calibrate_graph(
-    path: Path,
+    master: Callable[[], onnx.ModelProto],
     tapped: TappedGraph,
     batches: Batches,
     images: int,
@@ -124,7 +123,7 @@ def calibrate_graph(
     """Measure a graph on images.
 
     Args:
-        path: the FP32 master graph.
+        master: gives the FP32 master graph, loaded: anew, or the same again. It isn't changed.
         tapped: the same graph, loaded.
         batches: the images.
         images: how many there are.
@@ -141,7 +140,8 @@ def calibrate_graph(
         DataError: there are no images.
     """
     settings.check()
-    run = _Run(path, tapped.weights, batches, images - held_out(images, settings.method), images, settings, progress)
+    counted = images - held_out(images, settings.method)
+    run = _Run(master, tapped.weights, batches, counted, images, settings, progress)
     names = tapped.names
     peaks = run.peaks(tapped, PILOT) if settings.equalise else {}
     factors: Factors = {}
@@ -150,9 +150,10 @@ def calibrate_graph(
     elif peaks and settings.method != AUTO:
         factors = run.factors(peaks)
     statistics = run.collect(tapped if not factors else None, factors, partial)
+    held = _Held(tapped, batches(counted, images)) if settings.method == AUTO else None
     del tapped  # its weights make room for those of the graphs that follow
-    if settings.method == AUTO:
-        table = _Auto(run, peaks if not factors else {}).table(statistics, factors)
+    if held is not None:
+        table = _Auto(run, held, peaks if not factors else {}).table(statistics, factors)
     else:
         table = run.table(statistics, factors)
     return sign(replace(table, images=images), names)
@@ -163,7 +164,7 @@ class _Run:
     """The steps, each on what the others leave.
 
     Attributes:
-        path: the master graph.
+        master: gives the master graph.
         weights: the digest of its weights.
         batches: the images.
         counted: how many of them are counted in histograms; the others are held out.
@@ -172,7 +173,7 @@ class _Run:
         progress: told of every step.
     """
 
-    path: Path
+    master: Callable[[], onnx.ModelProto]
     weights: str
     batches: Batches
     counted: int
@@ -190,12 +191,12 @@ class _Run:
 
     def factors(self, peaks: Peaks) -> Factors:
         """What evens out the graph's channels; empty where they are even enough."""
-        return find_factors(load_graph(self.path), peaks)
+        return find_factors(self.master(), peaks)
 
     def collect(self, tapped: TappedGraph | None, factors: Factors, partial: "Partial | None" = None) -> Statistics:
         """The histograms of the graph, evened out."""
         if tapped is None:
-            model = equalise(load_graph(self.path), factors)
+            model = equalise(self.master(), factors)
             tapped = TappedGraph(model, threads=self.settings.threads, device=self.settings.device)
             del model
         source = self.batches(partial.images if partial else 0, self.counted)
@@ -204,7 +205,7 @@ class _Run:
     def shifts(self, table: CalibrationTable) -> dict[str, tuple[float, ...]]:
         """What corrects the biases."""
         batches = self.batches(0, min(BIASED, self.counted))
-        return measure_biases(load_graph(self.path), table, batches, threads=self.settings.threads)
+        return measure_biases(self.master(), table, batches, threads=self.settings.threads)
 
     def table(self, statistics: Statistics, factors: Factors) -> CalibrationTable:
         """The table of the one method that was asked for."""
@@ -215,17 +216,30 @@ class _Run:
         return replace(table, biases=self.shifts(table)) if settings.correct_biases else table
 
 
+class _Held:
+    """The held-out images, and what FP32 makes of them.
+
+    Attributes:
+        batches: the images.
+        logits: float32 [N, classes].
+    """
+
+    def __init__(self, tapped: TappedGraph, batches: Iterable[NDArray[Any]]) -> None:
+        self.batches = list(batches)
+        self.logits = np.concatenate([tapped.answers(batch) for batch in self.batches])
+
+
 class _Auto:
     """Measures candidates on the held-out images, and keeps the best.
 
     Args:
         run: the steps.
+        held: the held-out images.
         peaks: of the channels, if it is still open whether to even them out.
     """
 
-    def __init__(self, run: _Run, peaks: Peaks) -> None:
-        self._run, self._peaks = run, peaks
-        self._held = list(run.batches(run.counted, run.images))
+    def __init__(self, run: _Run, held: _Held, peaks: Peaks) -> None:
+        self._run, self._held, self._peaks = run, held, peaks
         self._images = 0
         self._trials: list[Trial] = []
         self._best: tuple[CalibrationTable, Trial] | None = None
@@ -267,13 +281,15 @@ class _Auto:
     def _choose(self, statistics: Statistics, factors: Factors, refine: Callable[[], bool] = lambda: True) -> None:
         settings = self._run.settings
         choice = choose(
-            self._run.path,
+            self._run.master(),
             statistics,
-            self._held,
+            self._held.batches,
             precision=settings.precision,
             equalisation=factors,
             weight_clip=settings.weight_clip or "max",
             refine=refine,
+            reference=self._held.logits,
+            weights=self._run.weights,
             progress=self._run.progress,
             threads=settings.threads,
         )
@@ -282,7 +298,16 @@ class _Auto:
         self._take(choice.table, choice.chosen)
 
     def _attempt(self, name: str, table: CalibrationTable, *, wanted: bool = False) -> None:
-        trial = measure(self._run.path, table, self._held, name=name, threads=self._run.settings.threads)
+        run, held = self._run, self._held
+        trial = measure(
+            run.master(),
+            table,
+            held.batches,
+            name=name,
+            reference=held.logits,
+            weights=run.weights,
+            threads=run.settings.threads,
+        )
         self._trials.append(trial)
         self._take(table, trial, wanted=wanted)
 

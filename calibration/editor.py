@@ -84,6 +84,10 @@ class Editor:
         """Whether the source graph gives this tensor's values."""
         return tensor in self._constants
 
+    def shape(self, constant: str) -> tuple[int, ...]:
+        """The dimensions of a constant of the source graph."""
+        return tuple(self._constants[constant].dims)
+
     def values(self, constant: str) -> NDArray[Any]:
         """The values of a constant of the source graph."""
         return np.asarray(onnx.numpy_helper.to_array(self._constants[constant]))

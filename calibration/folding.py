@@ -18,6 +18,8 @@ _PAGE = 4096
 class WeightStore:
     """Large constants in one file that ONNX Runtime and numpy map; graphs refer to them by stubs.
 
+    A weight comes into the file when the first graph that needs it is written: most graphs need only quantised ones.
+
     Args:
         path: the file, which is created. Graphs that refer to it belong into its folder.
     """
@@ -25,28 +27,44 @@ class WeightStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._end = 0
+        self._waiting: dict[str, onnx.TensorProto] = {}
+        self._written: dict[str, onnx.TensorProto] = {}
         self.folded: dict[tuple[Any, ...], tuple[onnx.TensorProto, Floats]] = {}
         path.touch()
 
-    def move(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """A copy of ``model`` with its large constants of two and more dimensions in the file.
+    def take(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """A copy of ``model`` with stubs for its large constants of two and more dimensions.
 
-        Vectors, such as biases, and what is small stay inside.
+        Vectors, such as biases, and what is small stay inside. ``model`` is held, and must not be changed, until all
+        of its constants are in the file.
         """
         light = skeleton(model)
         for tensor in model.graph.initializer:
             if len(tensor.dims) < 2 or tensor_bytes(tensor) <= _PAGE:
                 light.graph.initializer.add().CopyFrom(tensor)
             else:
-                data = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
-                light.graph.initializer.append(self._put(tensor, [data]))
+                self._waiting[tensor.name] = tensor
+                light.graph.initializer.append(_stub(tensor))
         return light
 
-    def read(self, stub: onnx.TensorProto) -> NDArray[Any]:
-        """The values of a constant in the file, mapped."""
+    def values(self, name: str) -> NDArray[Any]:
+        """The values of a constant that a stub stands for."""
+        if name in self._waiting:
+            tensor = self._waiting[name]
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            return np.frombuffer(_bytes(tensor), dtype).reshape(tuple(tensor.dims))
+        stub = self._written[name]
         place = {item.key: item.value for item in stub.external_data}
         dtype = onnx.helper.tensor_dtype_to_np_dtype(stub.data_type)
         return np.memmap(self._path, dtype, "r", int(place["offset"]), tuple(stub.dims))
+
+    def complete(self, model: onnx.ModelProto) -> None:
+        """See that every constant that ``model`` has a stub for is in the file, and let the stubs say where."""
+        for tensor in model.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and not tensor.external_data:
+                if tensor.name in self._waiting:
+                    self._written[tensor.name] = self._put(tensor, [_bytes(self._waiting.pop(tensor.name))])
+                tensor.CopyFrom(self._written[tensor.name])
 
     def fold(self, name: str, stored: onnx.TensorProto, scales: Floats, axis: int) -> onnx.TensorProto:
         """Put what DequantizeLinear makes of symmetric 8-bit values into the file: ``float32(stored) * scale``."""
@@ -59,9 +77,7 @@ class WeightStore:
         return self._put(tensor, ((decode(a) if fp8 else a.astype(np.float32)) * b for a, b in parts))
 
     def _put(self, tensor: onnx.TensorProto, parts: Any) -> onnx.TensorProto:
-        stub = onnx.TensorProto(
-            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=onnx.TensorProto.EXTERNAL
-        )
+        stub = _stub(tensor)
         with self._path.open("ab") as file:
             file.write(bytes(-self._end % _PAGE))  # whole pages, so that they can be mapped
             start = file.tell()
@@ -94,7 +110,7 @@ class FoldingEditor(Editor):
         """The values of a constant of the source graph."""
         tensor = self._constants[constant]
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            return self._store.read(tensor)
+            return self._store.values(constant)
         return super().values(constant)
 
     def weight(self, tensor: str, axis: int, **options: Any) -> tuple[str, Floats]:
@@ -111,3 +127,13 @@ class FoldingEditor(Editor):
         self._new[stub.name] = stub
         self._taken.add(stub.name)
         return stub.name, scales
+
+
+def _stub(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """A constant without its values."""
+    location = onnx.TensorProto.EXTERNAL
+    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=location)
+
+
+def _bytes(tensor: onnx.TensorProto) -> bytes:
+    return tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()

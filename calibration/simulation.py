@@ -43,12 +43,13 @@ Scales = dict[str, NDArray[np.float32]]
 class Simulation:
     """The graph that ``quantise(model, table, "tensorrt", remainder="fp32")`` makes, to be asked variations of.
 
-    It keeps the weights, plain and quantised, in a temporary folder until it is closed or forgotten.
+    It keeps the weights that were needed, plain and quantised, in a temporary folder until it is closed or forgotten.
 
     Args:
-        model: the FP32 master graph, or its path; it isn't changed, nor held.
+        model: the FP32 master graph, or its path; it isn't changed, and must not be while this lives.
         table: the ranges, and what else decides how the graph is quantised. What it keeps back stays so.
         threads: of ONNX Runtime; all cores unless given.
+        weights: the digest of the model's weights, where it is known.
 
     Attributes:
         layers: names of the nodes that are quantised and can be kept back, in graph order.
@@ -62,13 +63,18 @@ class Simulation:
     """
 
     def __init__(
-        self, model: onnx.ModelProto | Path | str, table: CalibrationTable, *, threads: int | None = None
+        self,
+        model: onnx.ModelProto | Path | str,
+        table: CalibrationTable,
+        *,
+        threads: int | None = None,
+        weights: str | None = None,
     ) -> None:
         require("onnxruntime", _FEATURE, "onnxruntime")
         model = load_graph(model) if isinstance(model, Path | str) else model
         refuse_typed(model)
         metadata = read_metadata(model)
-        check_table(table, weights_digest(model), metadata.preprocess.digest() if metadata else None)
+        check_table(table, weights or weights_digest(model), metadata.preprocess.digest() if metadata else None)
         self._inputs = inputs(model)
         if len(self._inputs) != 1:
             raise GraphError(f"the graph has {len(self._inputs)} inputs, not one", "export the model again")
@@ -76,7 +82,7 @@ class Simulation:
         self._close = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._graph_file = folder / "graph.onnx"
         self._store = WeightStore(folder / "weights.bin")
-        self._model = self._store.move(equalise(model, table.equalisation))
+        self._model = self._store.take(equalise(model, table.equalisation))
         del model
         self.table = table
         self._threads = threads
@@ -185,6 +191,7 @@ class Simulation:
         model = self._place(keep, self.table)
         for name in dict.fromkeys(node.input[1] for node in _quantizers(model)):
             model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
+        self._store.complete(model)
         self._graph_file.write_bytes(model.SerializeToString())
         session = AsWritten(self._graph_file, _FEATURE, self._threads)
         self._sessions[keep] = session

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from export.graph import inputs, load_graph, read_metadata, save_graph, weight_b
 from export.onnxlib import onnx
 from export.structure import remove_unused
 
-if TYPE_CHECKING:
-    from engines.sessions.base import SessionInfo
-
 
 class TappedGraph:
     """A graph loaded into ONNX Runtime with the tensors to be measured as its outputs.
@@ -34,6 +31,7 @@ class TappedGraph:
     Args:
         graph: the FP32 master graph. Given by its path, its weights are in memory once; a loaded one is held by
             the caller too.
+        model: what the file ``graph`` holds, where the caller has it in memory anyway; it isn't changed.
         threads: of ONNX Runtime; all cores unless given.
         device: "cpu"; "cuda" or "cuda:1", which fails unless every node runs there; "auto" takes CUDA where the
             installed ONNX Runtime really loads its CUDA provider, else the CPU. ``info`` says which it was.
@@ -44,7 +42,7 @@ class TappedGraph:
         weights: the digest of the graph's weights.
         names: what identifies tensors and nodes whatever they are called.
         metadata: what travels with the model; None in a foreign graph.
-        info: where it runs, as ONNX Runtime says; None where the input is all there is to measure, and nothing runs.
+        info: where it runs, as ONNX Runtime says.
 
     Raises:
         InputError: the file can't be read, or an option makes no sense.
@@ -54,12 +52,18 @@ class TappedGraph:
     """
 
     def __init__(
-        self, graph: onnx.ModelProto | Path | str, *, threads: int | None = None, device: str = "cpu"
+        self,
+        graph: onnx.ModelProto | Path | str,
+        *,
+        model: onnx.ModelProto | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
         require("onnxruntime", "Calibrating", "onnxruntime")
-        loaded = isinstance(graph, Path | str)
-        model = load_graph(graph) if isinstance(graph, Path | str) else graph
-        name = f"'{graph}'" if loaded else "the graph"
+        owned = isinstance(graph, Path | str) and model is None
+        name = f"'{graph}'" if isinstance(graph, Path | str) else "the graph"
+        if model is None:
+            model = load_graph(graph) if isinstance(graph, Path | str) else graph
         self.inputs = inputs(model)
         if len(self.inputs) != 1:
             raise GraphError(
@@ -74,17 +78,15 @@ class TappedGraph:
         self.weights = weights_digest(model, digests)
         self.names = names_of(model, digests)
         taps = dict.fromkeys(group.tap for group in self.groups.values())
-        outputs = [tap for tap in taps if tap != self.inputs[0].name]
-        self._session: OnnxRuntimeSession | None = None
-        self.info: SessionInfo | None = None
-        if not outputs:
-            return
+        self._taps = [tap for tap in taps if tap != self.inputs[0].name]
+        self._answer = model.graph.output[0].name
+        outputs = list(dict.fromkeys([*self._taps, self._answer]))
         with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
             path = Path(folder) / "tapped.onnx"
             if isinstance(graph, Path | str) and Path(graph).stat().st_size > weight_bytes(model):
                 _copy_with_outputs(Path(graph), path, model, outputs)
             else:
-                model = model if loaded else _copy(model)
+                model = model if owned else _copy(model)
                 _give(model, outputs)
                 save_graph(model, path)
             del model, graph  # before ONNX Runtime loads the weights again
@@ -93,6 +95,15 @@ class TappedGraph:
             except GraphError as error:
                 raise GraphError(error.cause.replace(f"'{path}'", name), "check it with `toolkit verify`") from error
         self.info = self._session.info
+
+    def answers(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """What the graph makes of one batch: its first output.
+
+        Raises:
+            InputError: the batch doesn't fit the graph's input.
+            RunError: ONNX Runtime failed.
+        """
+        return np.array(self._session.run({self.inputs[0].name: batch})[self._answer], np.float32)
 
     def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """What the measured tensors hold for one batch, by group name; arrays of ONNX Runtime's memory, not copies.
@@ -103,7 +114,7 @@ class TappedGraph:
         """
         feeds = {self.inputs[0].name: batch}
         check_feeds(self.inputs, feeds)
-        found = feeds if self._session is None else self._session.run(feeds) | feeds
+        found = self._session.run(feeds) | feeds if self._taps else feeds
         return {name: found[group.tap] for name, group in self.groups.items()}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from calibration.figures import figures, finite
@@ -60,15 +61,24 @@ class Bench:
         simulation: of the graph and all that isn't varied.
         held_out: batches; all are held in memory.
         progress: told of every candidate.
+        reference: what FP32 makes of them, float32 [N, classes]; computed unless given.
 
     Attributes:
         groups: the tensors whose ranges matter.
         measured: how many candidates were measured.
     """
 
-    def __init__(self, simulation: Simulation, held_out: Batches, progress: Progress = QUIET) -> None:
+    def __init__(
+        self,
+        simulation: Simulation,
+        held_out: Batches,
+        progress: Progress = QUIET,
+        reference: NDArray[np.float32] | None = None,
+    ) -> None:
         self._simulation, self._batches, self._progress = simulation, list(held_out), progress
-        self._reference = logits(simulation, self._batches, keep=simulation.layers)
+        if reference is None:
+            reference = logits(simulation, self._batches, keep=simulation.layers)
+        self._reference = reference
         self.groups = simulation.groups
         self.measured = 0
         self._best: tuple[str, float] | None = None  # of all layers together

@@ -93,8 +93,8 @@ def _has_kernel(editor: Editor, node: onnx.NodeProto) -> bool:
 def _weigh(editor: Editor, node: onnx.NodeProto, scale: Scale) -> None:
     """Make a node's weight int8 and its bias int32."""
     weight = node.input[1]
-    axis = weight_axis(node, editor.values(weight).ndim)
-    channels = editor.values(weight).shape[axis]
+    axis = weight_axis(node, len(editor.shape(weight)))
+    channels = editor.shape(weight)[axis]
     alpha, beta = editor.plain_gemm(node) if node.op_type == "Gemm" else (1.0, 1.0)
     has_bias = len(node.input) > 2 and bool(node.input[2])
     if not has_bias:

@@ -91,7 +91,7 @@ def place(editor: Editor, ranges: Ranges, table: CalibrationTable, keep: Collect
         if ranges.is_weighted(original):
             node = editor.node(original)
             product = node.op_type in PRODUCTS
-            axis = weight_axis(node, editor.values(node.input[1]).ndim)
+            axis = weight_axis(node, len(editor.shape(node.input[1])))
             alpha = 1.0
             if node.op_type == "Gemm":
                 alpha, beta = editor.plain_gemm(node)

@@ -267,3 +267,14 @@ def test_nonsense_is_refused() -> None:
         choose(model, statistics, [])
     with pytest.raises(TableError, match="stale"):
         choose(tiny_graph(seed=5), statistics, [UNSEEN])
+
+
+def test_the_answers_of_fp32_can_be_given() -> None:
+    model = tiny_graph()
+    statistics = collect(model, [IMAGES])
+    own = choose(model, statistics, [UNSEEN[:4], UNSEEN[4:]])
+    given = choose(model, statistics, [UNSEEN[:4], UNSEEN[4:]], reference=run(model, UNSEEN))
+    assert [trial.name for trial in given.trials] == [trial.name for trial in own.trials]
+    assert given.chosen.sqnr_db == pytest.approx(own.chosen.sqnr_db, abs=0.01)
+    wrong = choose(model, statistics, [UNSEEN[:4], UNSEEN[4:]], reference=-run(model, UNSEEN))
+    assert wrong.chosen.sqnr_db < 0 < own.chosen.sqnr_db

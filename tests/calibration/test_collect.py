@@ -12,6 +12,7 @@ from engines.errors import DataError, GraphError, InputError, UnsupportedError
 from engines.nvidia_wheels import has_nvidia_driver
 from engines.preprocess import Preprocess
 from export.graph import save_graph, weights_digest
+from tests.calibration.graphs import IMAGES, run
 from tests.tiny import PREPROCESS, tiny_graph, tiny_images
 
 BATCHES = [PREPROCESS.normalise(tiny_images(count, seed=count)) for count in (8, 3, 5)]
@@ -262,3 +263,11 @@ def test_progress_counts_images():
     listener = Listener()
     collect(tiny_graph(), BATCHES, progress=listener, total=16)
     assert (listener.done, listener.total, listener.ended) == (16, 16, 1)
+
+
+def test_a_tapped_graph_answers_as_the_graph_does() -> None:
+    model = tiny_graph()
+    before = model.SerializeToString()
+    batch = IMAGES[:3]
+    assert np.allclose(TappedGraph(model).answers(batch), run(model, batch), atol=1e-5)
+    assert model.SerializeToString() == before

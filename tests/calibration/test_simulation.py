@@ -292,7 +292,11 @@ def test_few_sessions_stay_loaded_and_no_files_stay_behind() -> None:
     model = tiny_graph()
     simulation = Simulation(model, table_of(model))
     folder = simulation._graph_file.parent
+    simulation.run(UNSEEN[:1])
+    quantised = (folder / "weights.bin").stat().st_size
+    simulation.reference(UNSEEN[:1])
     before = (folder / "weights.bin").stat().st_size
+    assert 0 < quantised < before, "plain weights are written only when a graph needs them"
     for layer in simulation.layers:
         simulation.run(UNSEEN[:1], only=[layer])
     assert len(simulation._sessions) == 2

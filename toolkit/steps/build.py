@@ -225,6 +225,7 @@ def _prepare(job: _Job, asked: RangesRequest, model: "onnx.ModelProto", candidat
             images=asked.images,
             seed=asked.seed,
             force=job.force,
+            model=model,
             progress=job.progress,
         )
 

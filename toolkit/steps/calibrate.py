@@ -18,6 +18,7 @@ from toolkit.outputs import check_replace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import onnx
     from numpy.typing import NDArray
 
     from calibration.collect import TappedGraph
@@ -44,6 +45,7 @@ def calibrate(
     device: str = "cpu",
     resume: bool = True,
     force: bool = False,
+    model: "onnx.ModelProto | None" = None,
     progress: Progress = QUIET,
 ) -> "CalibrationTable":
     """Run a master graph over training images and write the range of each tensor.
@@ -68,6 +70,7 @@ def calibrate(
         device: "cpu", "cuda" or "auto": where activations are computed.
         resume: go on from an interrupted run.
         force: replace an output that was made from another graph.
+        model: what the file ``graph`` holds, where the caller has loaded it; it isn't changed.
         progress: told of every batch.
 
     Returns:
@@ -86,7 +89,7 @@ def calibrate(
     from calibration.collect import TappedGraph
     from calibration.partial import Partial
     from calibration.provenance import data_digest, pack
-    from export.graph import require_metadata
+    from export.graph import load_graph, require_metadata
     from toolkit.data import choose, open_dataset
     from toolkit.data.dataset import Dataset
     from toolkit.steps.cache import check_cache, write_table
@@ -99,7 +102,7 @@ def calibrate(
         check_cache(Path(cache), precision, force=force)
     path = Path(graph)
     dataset = data if isinstance(data, Dataset) else open_dataset(_source(data), progress=progress)
-    tapped = TappedGraph(path, threads=threads, device=device)
+    tapped = TappedGraph(path, model=model, threads=threads, device=device)
     metadata = require_metadata(tapped.metadata, path)
     target = Path(output) if output is not None else table_path(path, precision)
     check_replace(target, tapped.weights, made_from, force=force)
@@ -109,8 +112,12 @@ def calibrate(
     if not resume:
         partial.discard()
     pixels.fingerprints = partial.notes
+
+    def master() -> "onnx.ModelProto":
+        return load_graph(path) if model is None else model
+
     try:
-        table = calibrate_graph(path, tapped, pixels, len(chosen), settings, partial=partial, progress=progress)
+        table = calibrate_graph(master, tapped, pixels, len(chosen), settings, partial=partial, progress=progress)
     except KeyboardInterrupt as error:
         if partial.path.exists():
             error.add_note(f"{partial.images} images are counted, and the same command goes on from there")
