@@ -45,6 +45,8 @@ class Passport:
         platform: "linux-x86_64": system and architecture of the build.
         compute_capabilities: ("8.9", ...) that it was built for; empty where no GPU is involved.
         gpu: name of the GPU it was built on, where one was.
+        driver: version of the NVIDIA driver that it was built with ("580.82.07"); None where no GPU took part.
+        cuda: version of CUDA that its library was built for ("13.0"); None where it isn't known.
         profiles: optimisation profiles: for each, input name to [min, opt, max] shapes.
         inputs, outputs: the engine's tensors.
         metadata: what travelled with the model.
@@ -52,6 +54,9 @@ class Passport:
             "data", "preprocess", as far as known).
         options: the build options that were set ("version_compatible": True, ...).
         layers: the audited layer types, as ``LayerReport.to_json`` gives them.
+        partial: convolutions and matrix products that the builder made wider than asked for, and that the build
+            allowed (``--allow-partial``): "conv1: fp32" each; empty where all have the precision.
+        log: name of the build's log, which lies in the passport's folder; None where none was kept.
         measurements: accuracy and latency of this very file, as measured.
         calibration: what images, method and classes the ranges of a quantised engine come from.
     """
@@ -67,6 +72,8 @@ class Passport:
     platform: str = ""
     compute_capabilities: tuple[str, ...] = ()
     gpu: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
     profiles: tuple[Mapping[str, Sequence[Sequence[int]]], ...] = ()
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
@@ -74,6 +81,8 @@ class Passport:
     sources: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, Any] | None = None
+    partial: tuple[str, ...] = ()
+    log: str | None = None
     measurements: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
 
@@ -109,6 +118,8 @@ class Passport:
             "platform": self.platform,
             "compute_capabilities": list(self.compute_capabilities),
             "gpu": self.gpu,
+            "driver": self.driver,
+            "cuda": self.cuda,
             "profiles": [
                 {name: [list(shape) for shape in shapes] for name, shapes in profile.items()}
                 for profile in self.profiles
@@ -119,6 +130,8 @@ class Passport:
             "sources": dict(self.sources),
             "options": dict(self.options),
             "layers": None if self.layers is None else dict(self.layers),
+            "partial": list(self.partial),
+            "log": self.log,
             "measurements": dict(self.measurements),
             "calibration": None if self.calibration is None else dict(self.calibration),
         }
@@ -148,7 +161,9 @@ class Passport:
                 versions={str(name): str(version) for name, version in value["versions"].items()},
                 platform=str(value["platform"]),
                 compute_capabilities=tuple(map(str, value["compute_capabilities"])),
-                gpu=None if value["gpu"] is None else str(value["gpu"]),
+                gpu=_text(value["gpu"]),
+                driver=_text(value.get("driver")),
+                cuda=_text(value.get("cuda")),
                 profiles=tuple(
                     {str(name): tuple(tuple(map(int, shape)) for shape in shapes) for name, shapes in profile.items()}
                     for profile in value["profiles"]
@@ -159,6 +174,8 @@ class Passport:
                 sources={str(name): str(digest) for name, digest in value["sources"].items()},
                 options=dict(value["options"]),
                 layers=None if value["layers"] is None else dict(value["layers"]),
+                partial=tuple(map(str, value.get("partial") or ())),
+                log=_text(value.get("log")),
                 measurements=dict(value["measurements"]),
                 calibration=None if calibration is None else dict(calibration),
             )
@@ -212,6 +229,10 @@ def find_passport(engine_path: Path) -> Passport | None:
     if not path.is_file() or _load(path).get("format") != FORMAT:
         return None
     return Passport.read(path)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _load(path: Path) -> dict[str, Any]:
