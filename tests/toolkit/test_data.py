@@ -154,3 +154,12 @@ def test_batches_that_cannot_be_made_are_refused_at_once() -> None:
         pixel_batches(data, SMALL, 1, indices=np.array([len(data)]))
     with pytest.raises(InputError, match="leave the split"):
         pixel_batches(data, SMALL, 1, indices=np.array([-1]))
+
+
+def test_a_path_object_is_a_folder_even_if_it_is_called_digits(tmp_path, monkeypatch):
+    folder(tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    opened = open_dataset(Path("digits"))
+    assert opened.labels == open_dataset("./digits").labels == ("cat", "dog")
+    assert len(open_dataset("digits").labels) == 10
+    assert open_dataset(opened) is opened

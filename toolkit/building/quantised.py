@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +82,7 @@ def prepare(
                 f"'{path}' doesn't say what its classes are and how its images are preprocessed",
                 "export it with `toolkit export`, which stores that",
             )
-        data = _opened(data, progress)
+        data = open_dataset(data, progress=progress)
         labelled_data = labelled(data, metadata)
     if data is None or asked.table is not None:
         found = fit(table_for(path, asked.table, precision), model)
@@ -131,7 +130,3 @@ def _doubts(table: CalibrationTable, evaluation: Pictures, judged: Judgement) ->
             f"a drop from that says little, is this the data that the model was trained for?"
         )
     return notes
-
-
-def _opened(data: "str | Path | Dataset", progress: Progress) -> Dataset:
-    return data if isinstance(data, Dataset) else open_dataset(fspath(data), progress=progress)

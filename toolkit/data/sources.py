@@ -1,6 +1,7 @@
 """From what follows ``--data`` to a data set."""
 
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 from engines.errors import DataError, InputError
@@ -11,14 +12,18 @@ KINDS = "'digits', an image folder (one folder a class), a folder of IDX files, 
 
 
 def open_dataset(
-    source: str | Path, *, seed: int = 0, channels: int | None = None, progress: Progress = QUIET
+    source: "str | PathLike[str] | Dataset",
+    *,
+    seed: int = 0,
+    channels: int | None = None,
+    progress: Progress = QUIET,
 ) -> Dataset:
     """Open a data set.
 
     Args:
-        source: "digits" for the embedded set (a folder of that name is "./digits"); an image folder
-            ``root/class/*.jpg``, also with ``train/`` and ``test/`` or ``val/`` below the root; a
-            folder of IDX files; an ``.npz``.
+        source: "digits" for the embedded set (a folder of that name is "./digits", or any path object); an image
+            folder ``root/class/*.jpg``, also with ``train/`` and ``test/`` or ``val/`` below the root; a folder of
+            IDX files; an ``.npz``. A data set that is open already is given back.
         seed: of the split, where the source has none. Every step must open the data with the same
             one, or the test images of one are the training images of another: keep 0 unless all change.
         channels: what the preprocessing is hinted to use instead of the data's own, 1 or 3.
@@ -31,13 +36,13 @@ def open_dataset(
     """
     if channels not in {None, 1, 3}:
         raise InputError(f"{channels} channels", "choose 1 (grey) or 3 (RGB)")
-    dataset = _open(source, seed, progress)
+    dataset = source if isinstance(source, Dataset) else _open(source, seed, progress)
     if channels is None:
         return dataset
     return replace(dataset, preprocess_hint=replace(dataset.preprocess_hint, channels=channels))
 
 
-def _open(source: str | Path, seed: int, progress: Progress) -> Dataset:
+def _open(source: str | PathLike[str], seed: int, progress: Progress) -> Dataset:
     if source == "digits":
         from toolkit.data.digits import open_digits
 

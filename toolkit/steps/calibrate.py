@@ -91,7 +91,6 @@ def calibrate(
     from calibration.provenance import data_digest, pack
     from export.graph import load_graph, require_metadata
     from toolkit.data import choose, open_dataset
-    from toolkit.data.dataset import Dataset
     from toolkit.steps.cache import check_cache, write_table
 
     settings = Settings(method, precision, equalise, weight_clip, correct_biases, threads, device)
@@ -101,7 +100,7 @@ def calibrate(
     if cache is not None:
         check_cache(Path(cache), precision, force=force)
     path = Path(graph)
-    dataset = data if isinstance(data, Dataset) else open_dataset(_source(data), progress=progress)
+    dataset = open_dataset(data, progress=progress)
     tapped = TappedGraph(path, model=model, threads=threads, device=device)
     metadata = require_metadata(tapped.metadata, path)
     target = Path(output) if output is not None else table_path(path, precision)
@@ -186,7 +185,3 @@ def _facts(dataset: "Dataset", chosen: "NDArray[np.int64]", seed: int) -> dict[s
     }
     unseen = [name for number, name in enumerate(dataset.labels) if number not in seen]
     return {**facts, "unseen_classes": unseen} if unseen else facts
-
-
-def _source(data: str | PathLike[str]) -> str | Path:
-    return data if isinstance(data, str) else Path(data)

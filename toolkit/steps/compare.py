@@ -95,7 +95,7 @@ def compare(
 
         source = data.name if isinstance(data, Dataset) else fspath(data)
         # The seed is not passed on: another split than training's would evaluate on training images.
-        opened = data if isinstance(data, Dataset) else open_dataset(fspath(data), progress=progress)
+        opened = open_dataset(data, progress=progress)
         plan = replace(plan, dataset=opened)
     busy = machine.busy_cores()
     outcome = run(plan, progress)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,6 @@ def sensitivity(
     from toolkit.building.pictures import search_pictures
     from toolkit.building.ranges import table_for
     from toolkit.data import align_labels, open_dataset
-    from toolkit.data.dataset import Dataset
 
     if precision not in QUANTISED:
         raise InputError(f"{precision} quantises no layer", f"give {' or '.join(QUANTISED)}")
@@ -91,7 +90,7 @@ def sensitivity(
     found = fit(found, model)
     check_table(found, weights, metadata.preprocess.digest())  # before minutes of decoding pictures
     found = with_kept(model, found)
-    dataset = data if isinstance(data, Dataset) else open_dataset(fspath(data), progress=progress)
+    dataset = open_dataset(data, progress=progress)
     dataset = align_labels(dataset, metadata.labels)
     pictures, notes = search_pictures(dataset, metadata, found, images, seed=seed, batch_size=batch_size)
     for note in notes:
