@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -19,7 +20,7 @@ from engines.providers import ProviderProbe, probe_providers, search_path
 # Distributions worth reporting, in the order in which `doctor` lists them.
 _DISTRIBUTIONS = (
     "torch", "onnx", "onnxscript", "numpy", "pillow", "scikit-learn",
-    "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx",
+    "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx",
     "cuda-core", "cuda-bindings",
 )  # fmt: skip
 
@@ -28,6 +29,14 @@ _SAME_FILES = (
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"),
     ("tensorrt-cu12-bindings", "tensorrt-cu13-bindings"),
 )
+
+# openvino's import sends statistics of its use where this package is found; it does without.
+_IMPORT = """
+import importlib, json, sys
+sys.path[:] = json.loads(sys.argv[1])
+sys.modules["openvino_telemetry"] = None
+importlib.import_module(sys.argv[2])
+"""
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,8 @@ def detect(*, probe: bool = True) -> Target:
     """Look at this machine.
 
     Args:
-        probe: also try which of ONNX Runtime's providers load and whether the TensorRT packages import,
-            each in a process of its own; otherwise it is a matter of milliseconds.
+        probe: also try which of ONNX Runtime's providers load and whether the packages of TensorRT and OpenVINO
+            import, each in a process of its own; otherwise it is a matter of milliseconds.
     """
     gpus, driver = find_gpus()
     problems = list(find_clashes())
@@ -194,12 +203,12 @@ def find_broken() -> dict[str, str]:
     They are imported in another process: this one stays light, and a crash there is an answer too.
     """
     broken = {}
-    for module in ("tensorrt", "tensorrt_rtx"):
+    for module in ("tensorrt", "tensorrt_rtx", "openvino"):
         if importlib.util.find_spec(module) is None:
             continue
         try:
             child = subprocess.run(
-                [sys.executable, "-c", f"import sys; sys.path[:] = {search_path()!r}; import {module}"],
+                [sys.executable, "-c", _IMPORT, json.dumps(search_path()), module],
                 capture_output=True,
                 text=True,
                 timeout=120,

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("toolkit", "calibration", "export", "engines")
-HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "click", "rich", "PIL", "sklearn"}
+HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "click", "rich", "PIL", "sklearn"}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -78,6 +78,7 @@ def diagnose(target: Target | None = None, *, importable: Callable[[str], bool] 
         _packages(target, "digits", "The embedded digits data set", ("sklearn",), "data", here),
         _packages(target, "calibrate", "Calibrate and quantise", ("onnxruntime", "onnx"), "onnxruntime", here),
         _packages(target, "run-onnxruntime-cpu", "Run graphs on the CPU", ("onnxruntime",), "onnxruntime", here),
+        _packages(target, "run-openvino", "Run graphs on the CPU (OpenVINO)", ("openvino",), "openvino", here),
         _run_onnxruntime_cuda(target),
         _build_rtx(target, here),
         _run_rtx(target, here),

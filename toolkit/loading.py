@@ -1,8 +1,10 @@
 """From a file to what runs it: any checkpoint, graph or engine."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from engines.errors import InputError
+from engines.preprocess import Preprocess
 from engines.sessions.base import Session
 from toolkit.artifacts import kind_of
 from toolkit.runtime.predictor import Predictor
@@ -15,15 +17,21 @@ def load(
     backend: str = "auto",
     threads: int | None = None,
     trust_pickle: bool = False,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Predictor:
     """Load a checkpoint, graph or engine and its preprocessing.
 
     Args:
         path: ``.pt``, ``.onnx`` or ``.engine``.
-        device: "cpu", "cuda:0", or "auto": what the backend finds.
-        backend: "onnxruntime", "torch", "tensorrt", "tensorrt-rtx", or "auto": by the file.
+        device: "cpu", "cuda:0", "openvino:GPU", or "auto": what the backend finds.
+        backend: "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx", or "auto": by the file, which is
+            "onnxruntime" for a graph.
         threads: CPU threads of the backend, where it computes on the CPU; None leaves its default.
         trust_pickle: allow a checkpoint that is a pickled module, which runs code when it is loaded.
+        preprocess: how images become the input of a file that doesn't say so itself (a plan without its
+            passport, a foreign graph); it overrides one that does.
+        labels: the names of its classes, likewise; without any they are called by their index.
 
     Returns:
         A predictor that owns its session: close it, or use it in a ``with`` statement.
@@ -34,7 +42,7 @@ def load(
     """
     session = open_artifact(path, device=device, backend=backend, threads=threads, trust_pickle=trust_pickle)
     try:
-        return Predictor(session)
+        return Predictor(session, preprocess=preprocess, labels=labels)
     except BaseException:
         session.close()
         raise

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import EngineFormatError, InputError, UnsupportedError
-from engines.files import unreadable
-from engines.header import plan_kind, read_header
+from engines.files import read_start
+from engines.header import plan_kind
+from engines.portability import whole_plan
 from engines.sessions.base import Session
 
 BACKENDS = {
     "onnxruntime": "engines.sessions.onnxruntime:OnnxRuntimeSession",
+    "openvino": "engines.sessions.openvino:OpenVinoSession",
     "torch": "engines.sessions.torch:TorchSession",
     "tensorrt": "engines.sessions.tensorrt:TensorRTSession",
     "tensorrt-rtx": "engines.sessions.tensorrt_rtx:RtxSession",
@@ -22,11 +24,14 @@ _MODULES = {
     "torch": "a checkpoint becomes a session through toolkit.load(), which builds its network first",
     "fake": "the fake session is constructed directly: engines.sessions.fake.FakeSession()",
 }
+_ALSO = {"onnxruntime": ("openvino",)}
+"""Backends that run another one's files when asked to."""
+
 _CHECKPOINTS = {".pt", ".pth", ".pkl", ".ckpt"}
 
 
 def backend_of(path: Path | str) -> str:
-    """The name of the backend that runs the file at ``path``.
+    """The name of the backend that runs the file at ``path`` when none is asked for.
 
     A plan is told by its content, a graph and a checkpoint by the suffix.
 
@@ -35,12 +40,7 @@ def backend_of(path: Path | str) -> str:
         EngineFormatError: it is nothing that a backend runs.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if kind := plan_kind(start):
+    if kind := plan_kind(read_start(path, 4)):
         return kind
     if path.suffix == ".onnx":
         return "onnxruntime"
@@ -48,7 +48,7 @@ def backend_of(path: Path | str) -> str:
         return "torch"
     if path.suffix == ".json":
         raise EngineFormatError(f"'{path}' is not an engine", "give the graph or engine that it belongs to")
-    return read_header(path).kind  # raises, and says what the file looks like instead
+    return whole_plan(path).kind  # raises, and says what the file looks like instead
 
 
 def backend_class(name: str) -> Any:
@@ -71,8 +71,10 @@ def open_session(
     Args:
         path: an ``.onnx`` graph or a TensorRT plan. A plan's header and passport are checked before its
             library sees it.
-        backend: a key of :data:`BACKENDS`, or "auto": the one that the file is made for.
-        device: "cpu", "cuda:N", or "auto". ``info`` of the session says what it became.
+        backend: a key of :data:`BACKENDS`, or "auto": the one that the file is made for. A graph is ONNX Runtime's
+            then, and runs in "openvino" when asked to.
+        device: "cpu", "cuda:N", "openvino:GPU" (another of OpenVINO's devices), or "auto". ``info`` of the session
+            says what it became.
         threads: CPU threads, for a backend that runs on the CPU; None for its own default.
 
     Raises:
@@ -88,9 +90,10 @@ def open_session(
         raise _no_backend(backend)
     if backend in _MODULES:
         raise UnsupportedError(f"the backend '{backend}' doesn't open files", _MODULES[backend])
-    if backend != found:
+    if backend not in (fitting := (found, *_ALSO.get(found, ()))):
         raise InputError(
-            f"'{path}' is made for the backend '{found}', not for '{backend}'", f"use --backend {found} or auto"
+            f"'{path}' is made for the backend '{found}', not for '{backend}'",
+            f"use --backend {', '.join(fitting)} or auto",
         )
     session: Session = backend_class(backend)(path, device=device, threads=threads)
     return session

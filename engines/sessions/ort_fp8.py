@@ -47,7 +47,7 @@ def holds_fp8(path: Path) -> bool:
 
 def _holds(data: Bytes, start: int, end: int, message: str) -> bool:
     inside, type_field = _INSIDE[message], _TYPE_FIELD.get(message)
-    for field, value, stop in _fields(data, start, end):
+    for field, value, stop in fields(data, start, end):
         if stop is None:
             if field == type_field:
                 return value in _FP8
@@ -56,7 +56,7 @@ def _holds(data: Bytes, start: int, end: int, message: str) -> bool:
     return False
 
 
-def _fields(data: Bytes, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
+def fields(data: Bytes, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
     """A protobuf message's fields: (number, value, None) for a number, (number, start, end) for what has a length.
 
     Raises:

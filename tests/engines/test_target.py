@@ -93,6 +93,12 @@ class TestPackages:
         monkeypatch.syspath_prepend(tmp_path)
         assert target.find_broken()["tensorrt"] == "ImportError: libnvinfer.so.11: cannot open"
 
+    def test_openvino_is_tried_without_the_statistics_that_its_import_sends(self, tmp_path, monkeypatch):
+        (tmp_path / "openvino.py").write_text("import openvino_telemetry")
+        (tmp_path / "openvino_telemetry.py").write_text("raise SystemExit('sent')")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert "import of openvino_telemetry halted" in target.find_broken()["openvino"]
+
     def test_an_emptied_onnxruntime_is_a_problem(self, monkeypatch):
         monkeypatch.delattr(onnxruntime, "get_available_providers")
         assert any("empty" in problem for problem in detect().problems)

@@ -13,7 +13,8 @@ from toolkit.doctor import diagnose
 
 LIBRARIES = {
     "torch": "2.13.0", "onnx": "1.23.2", "onnxscript": "0.7.2", "onnxruntime-gpu": "1.31.1", "tensorrt": "11.4.0.106",
-    "tensorrt-rtx": "1.7.1", "pillow": "13.0.0", "scikit-learn": "1.9.1", "cuda-core": "1.2.2",
+    "tensorrt-rtx": "1.7.1", "openvino": "2026.4.1", "pillow": "13.0.0", "scikit-learn": "1.9.1",
+    "cuda-core": "1.2.2",
 }  # fmt: skip
 CPU = ProviderProbe("CPUExecutionProvider", loads=True)
 CUDA = ProviderProbe("CUDAExecutionProvider", loads=True)
@@ -44,6 +45,7 @@ def test_a_full_gpu_machine_can_do_everything():
         ("onnxscript", {"export"}, "export"),
         ("onnx", {"export", "calibrate"}, ""),
         ("onnxruntime", {"calibrate", "run-onnxruntime-cpu"}, "onnxruntime"),
+        ("openvino", {"run-openvino"}, "openvino"),
         ("PIL", {"images"}, "data"),
         ("sklearn", {"digits"}, "data"),
         ("tensorrt", {"build-tensorrt", "run-tensorrt"}, "tensorrt"),
@@ -71,6 +73,7 @@ def test_every_pip_line_names_an_extra_that_exists():
         "onnx",
         "onnxscript",
         "onnxruntime",
+        "openvino",
         "PIL",
         "sklearn",
         "tensorrt",
@@ -136,7 +139,7 @@ class TestCommand:
         value = json.loads(capsys.readouterr().out)
         assert value["healthy"] is True
         names = [ability["name"] for ability in value["abilities"]]
-        assert len(names) == len(set(names)) == 11
+        assert len(names) == len(set(names)) == 12
 
     def test_a_broken_installation_exits_with_1_and_names_the_problem(self, capsys, monkeypatch):
         target = replace(FULL, problems=("onnxruntime and onnxruntime-gpu overwrite each other",))

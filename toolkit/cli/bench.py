@@ -13,6 +13,9 @@ from toolkit.cli.compare import batch_sizes, show
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Turns that the time is cut into."
 )
+@click.option(
+    "--backend", default="auto", show_default=True, help="What runs them: openvino for a graph [by the file]."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the backend's choice].")
 @click.option("--trust-pickle", is_flag=True, help="Load pickled modules; this runs their code.")
@@ -23,6 +26,7 @@ def command(
     batch: tuple[int, ...] | None,
     seconds: float,
     rounds: int,
+    backend: str,
     device: str,
     threads: int | None,
     trust_pickle: bool,
@@ -30,8 +34,9 @@ def command(
 ) -> None:
     """Measure an engine's latency and throughput.
 
-    ENGINE is a checkpoint, graph or engine; several take turns. Latency is of one run from host memory
-    to host memory; where there is a device, its time and the copies are shown apart.
+    ENGINE is a checkpoint, graph or engine; several take turns. GRAPH@openvino runs a graph in OpenVINO
+    instead of ONNX Runtime. Latency is of one run from host memory to host memory; where there is a
+    device, its time and the copies are shown apart.
     """
     from toolkit.steps.bench import bench
 
@@ -41,6 +46,7 @@ def command(
             batch_sizes=batch,
             seconds=seconds,
             rounds=rounds,
+            backend=backend,
             device=device,
             threads=threads,
             trust_pickle=trust_pickle,

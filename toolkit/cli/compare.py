@@ -59,7 +59,8 @@ def command(
     """Compare accuracy and speed of checkpoints, graphs and engines.
 
     Every ARTIFACT runs in a process of its own, through the session that would serve it: first over the
-    test images, then in turns with its rivals at each batch size. What this machine can't run keeps its
+    test images, then in turns with its rivals at each batch size. GRAPH@openvino runs a graph in OpenVINO
+    instead of ONNX Runtime; both can be compared. What this machine can't run keeps its
     row with the reason. Latency is of one run from host memory to host memory.
     """
     from toolkit.steps.compare import compare

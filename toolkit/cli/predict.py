@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 @click.argument("pictures", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes an answer.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
-@click.option("--backend", default="auto", show_default=True, help="What runs the model [by the file].")
+@click.option(
+    "--backend", default="auto", show_default=True, help="What runs the model: openvino for a graph [by the file]."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the backend's choice].")
 @click.option("--trust-pickle", is_flag=True, help="Load a pickled module; this runs its code.")
 @click.option("--json", "as_json", is_flag=True, help="Print one machine-readable object.")

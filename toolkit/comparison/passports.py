@@ -26,6 +26,8 @@ def record_measurements(comparison: Comparison) -> tuple[str, ...]:
             passport = find_passport(path)
             if passport is None:
                 continue
+            if row.opened is not None and row.opened.info.backend != passport.backend:
+                continue  # measured in another backend ("model.onnx@openvino") than the one that it was made for
             if passport.digest != row.digest:
                 problems.append(f"the passport of '{row.name}' is of another file; its measurements were left alone")
                 continue
@@ -36,8 +38,19 @@ def record_measurements(comparison: Comparison) -> tuple[str, ...]:
 
 
 def measurements(comparison: Comparison, row: Row) -> dict[str, Any]:
-    """A passport's ``accuracy`` and ``speed``: the summary of one row, without its raw times."""
-    context = {"measured": comparison.created, "machine": str(comparison.machine)}
+    """A passport's ``accuracy`` and ``speed``: the summary of one row, without its raw times.
+
+    Each says when and where it was measured: the machine, its driver, the session's device and library.
+    """
+    info = row.opened.info if row.opened else None
+    drivers = {str(gpu["driver"]) for gpu in comparison.machine.gpus if gpu.get("driver")}
+    context = {
+        "measured": comparison.created,
+        "machine": str(comparison.machine),
+        "device": info.device if info else "",
+        "provider": info.provider if info else "",
+        **({"driver": ", ".join(sorted(drivers))} if drivers else {}),
+    }
     found: dict[str, Any] = {}
     if row.accuracy is not None and comparison.data is not None:
         found["accuracy"] = {
@@ -50,6 +63,11 @@ def measurements(comparison: Comparison, row: Row) -> dict[str, Any]:
         speeds = [speed.to_json() for speed in row.speeds.values()]
         for speed in speeds:
             del speed["block_seconds"]
-        device = row.opened.info.device if row.opened else ""
-        found["speed"] = {**context, "device": device, "reference": comparison.reference, "batches": speeds}
+        found["speed"] = {
+            **context,
+            "reference": comparison.reference,
+            "open_seconds": row.opened.open_seconds if row.opened else None,
+            "peak_resident_bytes": row.memory,
+            "batches": speeds,
+        }
     return found

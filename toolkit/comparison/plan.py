@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engines.errors import DataError, InputError, ToolkitError
 from engines.files import digest_file
 from engines.metadata import ModelMetadata
+from engines.sessions.opening import BACKENDS
 from toolkit.benchmarking.messages import Contestant, Opened
 from toolkit.benchmarking.rounds import Pace
 from toolkit.comparison.record import Failure, Row, Speed
@@ -127,13 +128,43 @@ class Entry:
         )
 
 
+def artifact_of(text: str) -> tuple[str, str]:
+    """The file and the backend that ``text`` names: "model.onnx@openvino"; the backend is "auto" without one.
+
+    Where there is a file of the whole text's name, it is that file.
+
+    Raises:
+        InputError: there is a file of the name before the @, and no backend of the name behind it.
+    """
+    path, _, backend = text.rpartition("@")
+    if not path or Path(text).exists():
+        return text, "auto"
+    if backend in BACKENDS:
+        return path, backend
+    if Path(path).is_file():
+        raise InputError(f"there is no backend '{backend}' to run '{path}'", f"backends are {', '.join(BACKENDS)}")
+    return text, "auto"
+
+
+def spelled(contestant: Contestant) -> str:
+    """The file and backend of a contestant as :func:`artifact_of` reads them."""
+    return contestant.path + _at(contestant)
+
+
+def _at(contestant: Contestant) -> str:
+    return "" if contestant.backend == "auto" else f"@{contestant.backend}"
+
+
 def name_contestants(contestants: Iterable[Contestant]) -> tuple[Contestant, ...]:
-    """Name each after its file; after its whole path where files share a name; numbered where that is shared too."""
+    """Name each after its file, and its backend where one was asked for ("model.onnx@openvino").
+
+    Where files share a name each is called by its whole path, and numbered where that is shared too.
+    """
     listed = list(contestants)
-    short = [contestant.name or Path(contestant.path).name for contestant in listed]
+    short = [contestant.name or Path(contestant.path).name + _at(contestant) for contestant in listed]
     names: list[str] = []
     for contestant, name in zip(listed, short, strict=True):
-        wanted = contestant.name or (contestant.path if short.count(name) > 1 else name)
+        wanted = contestant.name or (spelled(contestant) if short.count(name) > 1 else name)
         candidate, count = wanted, 1
         while candidate in names:
             count += 1

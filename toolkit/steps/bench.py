@@ -16,6 +16,7 @@ def bench(
     batch_sizes: Sequence[int] | None = None,
     seconds: float = 1.0,
     rounds: int = 10,
+    backend: str = "auto",
     device: str = "auto",
     threads: int | None = None,
     trust_pickle: bool = False,
@@ -25,10 +26,11 @@ def bench(
     """Time artifacts without data: :func:`toolkit.steps.compare.compare` with its accuracy left out.
 
     Args:
-        artifacts: one path or several.
+        artifacts: one path or several, each with a backend of its own behind an @ where wanted.
         batch_sizes: images a run; None takes those of 1, 8 and 32 that the artifact takes.
         seconds: timed running at each batch size.
         rounds: turns that the time is cut into.
+        backend: what runs them ("openvino" for a graph), or "auto": by the file.
         device: "auto", "cpu" or "cuda:N".
         threads: CPU threads; None leaves it to the backend.
         trust_pickle: load pickled modules, which runs their code.
@@ -50,6 +52,7 @@ def bench(
         batch_sizes=BATCH_SIZES if batch_sizes is None else batch_sizes,
         seconds=seconds,
         rounds=rounds,
+        backend=backend,
         device=device,
         threads=threads,
         trust_pickle=trust_pickle,

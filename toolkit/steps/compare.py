@@ -12,7 +12,7 @@ from toolkit import machine
 from toolkit.benchmarking.messages import Contestant
 from toolkit.benchmarking.rounds import Pace
 from toolkit.comparison.passports import record_measurements
-from toolkit.comparison.plan import Plan, name_contestants
+from toolkit.comparison.plan import Plan, artifact_of, name_contestants, spelled
 from toolkit.comparison.record import Comparison
 from toolkit.comparison.run import run
 from toolkit.comparison.warn import warnings_of
@@ -33,6 +33,7 @@ def compare(
     seconds: float = 1.0,
     rounds: int = 10,
     seed: int = 0,
+    backend: str = "auto",
     device: str = "auto",
     threads: int | None = None,
     trust_pickle: bool = False,
@@ -46,15 +47,18 @@ def compare(
     session, from arrays in host memory to arrays in host memory; decoding and resizing are not in it.
 
     Args:
-        artifacts: paths, or :class:`Contestant` for one with a backend or device of its own.
+        artifacts: paths, with the backend behind an @ where it isn't the one that the file is made for
+            ("model.onnx@openvino"), or :class:`Contestant` for one with a device of its own.
         data: a data set, or what ``open_dataset`` takes; None measures speed only.
-        reference: which artifact agreement and speed ratios refer to; one not listed is added first.
-            None takes the first checkpoint that runs, else the first graph, else the first artifact.
+        reference: which artifact agreement and speed ratios refer to, written as among the artifacts; one not
+            listed is added first. None takes the first checkpoint that runs, else the first graph, else the first
+            artifact.
         batch_sizes: images a run, for the timing; an artifact that doesn't take one has the reason in its row.
         images: how many test images, in the classes' proportions; None takes all.
         seconds: timed running of each artifact at each batch size.
         rounds: turns of each artifact at each batch size; 6 or more give intervals of the speed ratios.
         seed: of the choice of images and the order of turns.
+        backend: for the artifacts given as paths that name none; "auto" takes what each file is made for.
         device: "auto", "cpu" or "cuda:N", for the artifacts given as paths.
         threads: CPU threads of each; None leaves it to the backend.
         trust_pickle: load pickled modules, which runs their code.
@@ -74,18 +78,25 @@ def compare(
     def contestant(artifact: "str | PathLike[str] | Contestant") -> Contestant:
         if isinstance(artifact, Contestant):
             return artifact
-        return Contestant(fspath(artifact), device=device, threads=threads, options=options)
+        path, asked = artifact_of(fspath(artifact))
+        return Contestant(
+            path, backend=backend if asked == "auto" else asked, device=device, threads=threads, options=options
+        )
 
     listed = [contestant(artifact) for artifact in artifacts]
-    if reference is not None and fspath(reference) not in {c.name for c in listed} | {c.path for c in listed}:
-        listed.insert(0, contestant(reference))
+    wanted = None if reference is None else fspath(reference)
+    if wanted is not None and wanted not in {c.name for c in listed}:
+        added = contestant(wanted)
+        wanted = spelled(added)
+        if wanted not in {spelled(c) for c in listed}:
+            listed.insert(0, added)
     named = name_contestants(listed)
-    chosen = reference and next(c.name for c in named if fspath(reference) in {c.name, c.path})
+    chosen = next((c.name for c in named if wanted in {c.name, spelled(c)}), None)
     plan = Plan(
         named,
         tuple(batch_sizes),
         images=images,
-        reference=chosen or None,
+        reference=chosen,
         pace=Pace(seconds, rounds, min(Pace.warm_seconds, seconds), seed),
     )
     plan.check()
@@ -117,11 +128,12 @@ def compare(
 
 def _command(plan: Plan, data: str, device: str, threads: int | None, *, trust_pickle: bool) -> str:
     """The command that repeats the comparison; for speed alone that is ``bench``."""
-    words = ["toolkit", "compare" if data else "bench", *(c.path for c in plan.contestants)]
+    words = ["toolkit", "compare" if data else "bench", *map(spelled, plan.contestants)]
     words += ["--data", data] if data else []
     words += ["--batch", ",".join(map(str, plan.batch_sizes))] if plan.batch_sizes != BATCH_SIZES else []
     words += ["--images", str(plan.images)] if plan.images else []
-    words += ["--reference", plan.reference] if plan.reference else []
+    reference = [spelled(c) for c in plan.contestants if c.name == plan.reference]
+    words += ["--reference", *reference] if reference else []
     words += ["--seconds", f"{plan.pace.seconds:g}"] if plan.pace.seconds != Pace.seconds else []
     words += ["--rounds", str(plan.pace.rounds)] if plan.pace.rounds != Pace.rounds else []
     words += ["--seed", str(plan.pace.seed)] if plan.pace.seed else []

@@ -26,7 +26,7 @@ def predict(
         pictures: files and folders.
         top: how many classes each answer holds.
         device: "cpu", "cuda:0", or "auto".
-        backend: what runs it, or "auto": by the file.
+        backend: what runs it ("openvino" for a graph), or "auto": by the file.
         threads: CPU threads of the backend.
         trust_pickle: allow a checkpoint that is a pickled module, which runs code when it is loaded.
 
