@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from engines.builders.audit import Kind, Layer, LayerReport
-from engines.passport import library_version
+from engines.installed import library_version
 from engines.sessions import open_session
 from export.graph import layer_types
 
 if TYPE_CHECKING:
     from engines.sessions.base import SessionInfo
-    from toolkit.building.typed import TypedGraph
+    from toolkit.building.typed_graph import TypedGraph
 
 _KINDS: dict[str, Kind] = {"conv": "conv", "matmul": "matmul"}
 

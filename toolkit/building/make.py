@@ -1,25 +1,30 @@
 """From a typed graph to the engine on disk, audited; and candidates for one, made in a folder of their own."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.builders.audit import LayerReport, audit
-from engines.builders.tensorrt import BuiltPlan, build_plan
+from engines.builders.audit import LayerReport
+from engines.builders.log import write_log
+from engines.builders.tensorrt import BuiltPlan
 from engines.errors import InputError, ToolkitError
 from engines.files import write_atomically
 from engines.portability import reasons_not_to_run
 from engines.progress import Progress
 from engines.target import find_gpus
+from engines.tensors import TensorSpec
 from toolkit.building.choose import engine_path, typed_path
+from toolkit.building.explain import build_explained, proven
 
 if TYPE_CHECKING:
     import onnx
 
     from calibration.table import CalibrationTable
     from engines.builders.options import BuildOptions
-    from toolkit.building.typed import TypedGraph
+    from toolkit.building.cached import BuildCache
+    from toolkit.building.typed_graph import TypedGraph
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,24 @@ class Built:
         layers: the types of its layers, audited.
         seconds: that the builder took; 0 for a graph that is its own engine.
         facts: further attributes of its passport.
+        partial: its layers of another precision than asked for, in words; none without ``allow_partial``.
+        phases: seconds that the builder took by phase, in plain words.
+        log: the builder's log beside it.
+        digest: of the engine's file, where it is known.
+        cached: whether it was built before, and taken from the cache.
     """
 
     layers: LayerReport
     seconds: float
     facts: dict[str, Any]
+    partial: tuple[str, ...] = ()
+    phases: Mapping[str, float] = field(default_factory=dict)
+    log: Path | None = None
+    digest: str | None = None
+    cached: bool = False
 
 
-def graph_engine(typed: "TypedGraph", engine: Path) -> Built:
+def graph_engine(typed: "TypedGraph", options: "BuildOptions", engine: Path, cache: "BuildCache") -> Built:
     """ONNX Runtime's engine: the typed graph itself.
 
     Raises:
@@ -45,19 +60,28 @@ def graph_engine(typed: "TypedGraph", engine: Path) -> Built:
         AuditError: its layers aren't of the precision asked for.
         GraphError: ONNX Runtime refuses it.
     """
-    from export.graph import inputs, outputs
-    from toolkit.building.graph_engine import graph_layers, prove_it_opens, versions
-
     if engine != typed.path:
         raise InputError(
             "an engine for ONNX Runtime is the typed graph itself, beside its master",
             f"leave --output out; it goes to '{typed.path}'",
         )
+    if (found := cache.facts(typed, options)) is not None:
+        layers = LayerReport.from_json(found["layers"])
+        partial = proven(layers, typed, options)
+        tensors = {name: tuple(map(TensorSpec.from_json, found[name])) for name in ("inputs", "outputs")}
+        return Built(
+            layers, 0.0, {"versions": found["versions"], **tensors}, partial, digest=cache.digest(engine), cached=True
+        )
+    from export.graph import inputs, outputs
+    from toolkit.building.graph_engine import graph_layers, prove_it_opens, versions
+
     layers = graph_layers(typed)
-    audit(layers, typed.precision, keep=typed.keep)
+    partial = proven(layers, typed, options)
     prove_it_opens(typed)
-    facts = {"versions": versions(), "inputs": inputs(typed.model), "outputs": outputs(typed.model)}
-    return Built(layers, 0.0, facts)
+    facts: dict[str, Any] = {"versions": versions(), "inputs": inputs(typed.model), "outputs": outputs(typed.model)}
+    said = {name: [spec.to_json() for spec in facts[name]] for name in ("inputs", "outputs")}
+    cache.keep_facts(typed, options, {"layers": layers.to_json(), "versions": facts["versions"], **said})
+    return Built(layers, 0.0, facts, partial, digest=cache.digest(engine))
 
 
 def plan_engine(
@@ -66,29 +90,63 @@ def plan_engine(
     options: "BuildOptions",
     engine: Path,
     progress: Progress,
+    cache: "BuildCache",
     *,
     ready: BuiltPlan | None = None,
 ) -> Built:
-    """A plan, built and written; ``ready`` is one of this very graph that was built already.
+    """A plan, from the cache or built, and written; ``ready`` is one of this very graph that was built already.
 
     Raises:
         BuildError: the builder failed.
         AuditError: its layers aren't of the precision asked for; nothing is written.
     """
-    built = ready or build_plan(typed.path, backend, options, progress=progress)
-    audit(built.layers, typed.precision, keep=typed.keep)
-    write_atomically(engine, built.data)
-    gpus = find_gpus()[0] if backend == "tensorrt" else ()
+    known = None if ready else cache.plan(typed, options)
+    if known is not None:
+        built, digest = known.built, known.digest
+        partial = proven(built.layers, typed, options)
+        cache.place(known, engine)
+    else:
+        built = ready or _timed(
+            lambda asked: build_explained(
+                typed.path, lambda: typed.model, backend, asked, engine=engine, progress=progress
+            ),
+            options,
+            cache.timing(),
+        )
+        partial = proven(built.layers, typed, options, engine=engine, log=built.log)
+        write_atomically(engine, built.data)
+        digest = cache.keep_plan(typed, options, built, engine) or cache.digest(engine)
+    log = write_log(engine, built.log)
+    capability = built.machine.get("compute_capability")
     facts = {
         "versions": built.versions,
         "profiles": built.profiles,
         "inputs": built.inputs,
         "outputs": built.outputs,
-        "compute_capabilities": built.header.compute_capabilities
-        or tuple(gpu.compute_capability for gpu in gpus[:1]),
-        "gpu": gpus[0].name if gpus else None,
+        "compute_capabilities": built.header.compute_capabilities or ((capability,) if capability else ()),
+        **{name: built.machine.get(name) for name in ("gpu", "driver", "cuda")},
+        "partial": partial,
+        "log": log.name,
     }
-    return Built(built.layers, built.seconds, facts)
+    if known is not None:
+        facts["created"] = known.created
+    return Built(
+        built.layers, built.seconds, facts, partial, built.phases, log, digest=digest, cached=known is not None
+    )
+
+
+def _timed(build: "Callable[[BuildOptions], BuiltPlan]", options: "BuildOptions", timing: Path | None) -> BuiltPlan:
+    """Build with the cache folder's timings, where the user named no file for them; without, if they are no good."""
+    if timing is None or options.timing_cache is not None:
+        return build(options)
+    try:
+        return build(replace(options, timing_cache=timing))
+    except InputError as error:
+        if str(timing) not in error.cause:
+            raise
+    with contextlib.suppress(OSError):
+        timing.unlink()
+    return build(options)
 
 
 class Candidates:
@@ -102,6 +160,7 @@ class Candidates:
         options: of the build.
         folder: an empty folder; each candidate replaces the one before.
         progress: told of builds.
+        timing: where TensorRT's timings are kept when the options don't say; None keeps none.
 
     Attributes:
         target: whose Q/DQ placement the graphs have: "onnxruntime" or "tensorrt".
@@ -117,8 +176,10 @@ class Candidates:
         options: "BuildOptions",
         folder: Path,
         progress: Progress,
+        timing: Path | None = None,
     ) -> None:
         self._model, self._backend, self._options, self._progress = model, backend, options, progress
+        self._timing = timing
         self._graph = folder / typed_path(graph, precision, backend).name
         self._engine = folder / engine_path(graph, precision, backend).name
         self.target = "onnxruntime" if backend == "onnxruntime" else "tensorrt"
@@ -130,11 +191,12 @@ class Candidates:
         from calibration.qdq import quantise
         from export.graph import save_graph
 
-        save_graph(quantise(self._model, table, self.target), self._graph)
+        model = quantise(self._model, table, self.target)
+        save_graph(model, self._graph)
         self._plan = None
         if not self.runs_engines:
             return self._graph
-        built = build_plan(self._graph, self._backend, self._options, progress=self._progress)
+        built = build_explained(self._graph, lambda: model, self._backend, self._options, progress=self._progress)
         write_atomically(self._engine, built.data)
         if self._refused():
             self.runs_engines = False

@@ -1,6 +1,7 @@
 """The typed graph that an engine is built from: given, or derived from the master graph."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,42 +18,16 @@ from export.graph import (
 )
 from export.precision import to_half
 from toolkit.building.choose import QUANTISED, typed_path
+from toolkit.building.typed_graph import TypedGraph
 from toolkit.outputs import check_replace
 
 if TYPE_CHECKING:
     import onnx
 
     from calibration.table import CalibrationTable
-    from engines.metadata import ModelMetadata
 
 HALVES: dict[str, Literal["fp16", "bf16"]] = {"fp16": "fp16", "bf16": "bf16"}
 QUANTISED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-
-
-@dataclass(frozen=True)
-class TypedGraph:
-    """A graph whose types are the precision that was asked for.
-
-    Attributes:
-        path: the file that the builder reads.
-        model: its content.
-        precision: "fp32", "fp16", "bf16", "int8", "fp8".
-        weights: the digest of the master graph's weights; of its own for a foreign graph.
-        sources: digests of what it was made from, for the passport.
-        keep: convolutions and matrix products that this toolkit left in a wider type, on purpose.
-    """
-
-    path: Path
-    model: "onnx.ModelProto"
-    precision: str
-    weights: str
-    sources: dict[str, str]
-    keep: frozenset[str] = frozenset()
-
-    @property
-    def metadata(self) -> "ModelMetadata | None":
-        """What travelled with the model."""
-        return read_metadata(self.model)
 
 
 def is_typed(model: "onnx.ModelProto") -> bool:
@@ -66,8 +41,10 @@ def quantised_to(model: "onnx.ModelProto") -> str:
     return "fp8" if stored == {"fp8"} else "int8"
 
 
-def given_graph(path: Path, model: "onnx.ModelProto", precision: str, backend: str) -> TypedGraph:
-    """A graph that is typed already, as it is.
+def given_graph(
+    path: Path, model: "onnx.ModelProto", precision: str, backend: str, digest: Callable[[Path], str] = digest_file
+) -> TypedGraph:
+    """A graph that is typed already, as it is; ``digest`` digests files.
 
     Raises:
         GraphError: its precision or Q/DQ placement isn't the one asked for.
@@ -83,11 +60,11 @@ def given_graph(path: Path, model: "onnx.ModelProto", precision: str, backend: s
             "give the master graph: its calibration table serves every target",
         )
     weights = derived.weights if derived else weights_digest(model)
-    sources = {"typed_graph": digest_file(path), "weights": weights}
+    sources = {"typed_graph": digest(path), "weights": weights}
     if derived and derived.table:
         sources["table"] = derived.table
     keep = frozenset(derived.kept) if derived else frozenset[str]()
-    return TypedGraph(path, model, precision, weights, sources, keep)
+    return TypedGraph(path, precision, weights, sources, read_metadata(model), keep, model)
 
 
 def derive(
@@ -98,6 +75,7 @@ def derive(
     *,
     table: "CalibrationTable | None" = None,
     force: bool = False,
+    digest: Callable[[Path], str] = digest_file,
 ) -> TypedGraph:
     """Make and write the typed graph of a master graph; the FP32 one is the master itself.
 
@@ -108,6 +86,7 @@ def derive(
         backend: whose Q/DQ placement a quantised graph gets.
         table: the ranges for INT8 or FP8.
         force: replace a file that was made from something else.
+        digest: digests files.
 
     Raises:
         InputError: the output exists and was made from something else, or can't be written.
@@ -117,14 +96,14 @@ def derive(
     """
     # A table that quantise() takes was made from these very weights.
     weights = table.weights if table is not None else weights_digest(model)
-    sources = {"graph": digest_file(path), "weights": weights}
+    sources = {"graph": digest(path), "weights": weights}
     metadata = read_metadata(model)
     if metadata is not None:
         sources["preprocess"] = metadata.preprocess.digest()
         if "checkpoint" in metadata.origin:
             sources["checkpoint"] = metadata.origin["checkpoint"]
     if precision == "fp32":
-        return TypedGraph(path, model, precision, weights, sources)
+        return TypedGraph(path, precision, weights, sources, metadata, loaded=model)
     if precision in QUANTISED:
         from calibration.qdq import quantise
 
@@ -150,8 +129,8 @@ def derive(
     output = typed_path(path, precision, backend)
     check_replace(output, weights, derived_from, force=force)
     save_graph(typed, output)
-    sources["typed_graph"] = digest_file(output)
-    return TypedGraph(output, typed, precision, weights, sources, keep)
+    sources["typed_graph"] = digest(output)
+    return TypedGraph(output, precision, weights, sources, metadata, keep, typed)
 
 
 def derived_from(path: Path) -> str | None:

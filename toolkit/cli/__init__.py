@@ -16,11 +16,13 @@ COMMANDS = {
     "verify": "Check an ONNX graph against its PyTorch checkpoint.",
     "calibrate": "Measure the ranges of a graph's tensors on data.",
     "sensitivity": "Measure what quantising each layer costs.",
+    "bisect": "Find the layer at which two graphs of one network part.",
     "build-engine": "Compile a graph into an FP32, FP16, BF16, INT8 or FP8 engine.",
     "inspect": "Show what a checkpoint, graph, table or engine holds.",
     "predict": "Classify pictures.",
     "bench": "Measure an engine's latency and throughput.",
     "compare": "Compare accuracy and speed of checkpoints, graphs and engines.",
+    "cache": "Show or empty the cache of engines and timings.",
     "doctor": "Show what this machine can run, and what is missing.",
     "demo": "Run the whole way on the embedded data set.",
 }

@@ -48,7 +48,7 @@ def adopt(
     """
     require("onnx", "Taking ranges over", "onnxruntime")
     from export.graph import load_graph, weights_digest
-    from toolkit.steps.cache import check_cache, write_table
+    from toolkit.steps.calibration_cache import check_cache, write_table
 
     path, given = Path(graph), Path(source)
     kind = _kind(given)

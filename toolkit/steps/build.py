@@ -1,18 +1,20 @@
 """Build an engine: type the graph, lint it, build, audit, write engine and passport."""
 
+import contextlib
+import functools
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from engines.builders.flavours import builder_library
-from engines.builders.options import BuildOptions, check_options
+from engines.builders.options import BuildOptions, HardwareCompatibility, check_options
 from engines.builders.profiles import parse_profiles
-from engines.errors import InputError
+from engines.errors import EngineFormatError, InputError
 from engines.passport import Passport, find_passport, passport_path
 from engines.progress import QUIET, Progress
 from engines.target import find_gpus
+from toolkit.building.cached import BuildCache, Recipe
 from toolkit.building.choose import (
     PRECISIONS,
     QUANTISED,
@@ -20,9 +22,9 @@ from toolkit.building.choose import (
     engine_path,
     master_graph,
     targets,
-    typed_path,
 )
 from toolkit.building.command import build_command
+from toolkit.building.job import Job, latency_of, made_from, type_graph
 from toolkit.building.make import Candidates, graph_engine, plan_engine
 from toolkit.building.ranges import table_path
 from toolkit.building.report import BuildReport
@@ -33,9 +35,7 @@ if TYPE_CHECKING:
     import onnx
 
     from calibration.table import CalibrationTable
-    from toolkit.building.latency import Latency
     from toolkit.building.quantised import Prepared
-    from toolkit.building.typed import TypedGraph
     from toolkit.data.dataset import Dataset
 
 
@@ -57,8 +57,15 @@ def build_engine(
     compute_capabilities: Sequence[str] = (),
     workspace: int | None = None,
     timing_cache: str | Path | None = None,
+    tf32: bool = False,
+    optimization_level: int | None = None,
+    version_compatible: bool = False,
+    hardware_compatibility: HardwareCompatibility | None = None,
+    weights_stripped: bool = False,
+    allow_partial: bool = False,
     output: str | Path | None = None,
     force: bool = False,
+    cache: bool = True,
     progress: Progress = QUIET,
 ) -> BuildReport:
     """Build an engine from a master graph (or from a graph that is typed already).
@@ -79,8 +86,15 @@ def build_engine(
         compute_capabilities: ("8.9", ...) to build for (TensorRT for RTX); none means every one that it can.
         workspace: bytes of device memory that a layer may use.
         timing_cache: file that keeps kernel timings (TensorRT).
+        tf32: whether layers typed FP32 may multiply in TF32.
+        optimization_level: 0 to 5, how long the builder searches (TensorRT).
+        version_compatible: whether newer releases of the same major version can run the engine (TensorRT).
+        hardware_compatibility: "ampere_plus" or "same_compute_capability": GPUs that can run it too (TensorRT).
+        weights_stripped: leave the weights out; the graph beside the engine fills them in on load (TensorRT).
+        allow_partial: layers of a wider type than asked for are told in the report instead of refused.
         output: the engine's file; None puts it beside the graph.
         force: replace files that were made from something else.
+        cache: take the engine from the cache folder where it was built before, and keep it there.
         progress: told how far calibration, search and build are.
 
     Raises:
@@ -99,85 +113,63 @@ def build_engine(
     path = Path(graph) if graph is not None else master_graph(Path())
     if graph is None and output is not None and Path(output).is_dir():
         raise InputError(f"'{output}' is a folder", "give the engine's file name with --output")
-    gpus = find_gpus()[0] if backend == "auto" or precision == "fp8" else ()
+    looks = backend in {"auto", "tensorrt"} or precision == "fp8"
+    gpus, driver = find_gpus() if looks else ((), None)
     chosen = choose_backend(backend, has_gpu=bool(gpus))
     capabilities = targets(precision, chosen, compute_capabilities, gpus if chosen == "tensorrt" else ())
     options = BuildOptions(
         profiles=parse_profiles(batch),
         workspace=workspace,
         timing_cache=Path(timing_cache) if timing_cache else None,
+        tf32=tf32,
+        optimization_level=optimization_level,
+        version_compatible=version_compatible,
+        hardware_compatibility=hardware_compatibility,
+        weights_stripped=weights_stripped,
         compute_capabilities=capabilities,
+        allow_partial=allow_partial,
     )
-    if chosen == "onnxruntime":
-        check_options(options, chosen)
-    else:
-        builder_library(chosen, options)  # what it can't do is refused now, before minutes of calibration
+    check_options(options, chosen)
     engine = Path(output) if output is not None else engine_path(path, precision, chosen)
     by_default = table is not None and Path(table).resolve() == table_path(path, precision).resolve()
     command = build_command(
         path, precision, chosen, options, output=output, table=None if by_default else table, keep=keep
     )
     with tempfile.TemporaryDirectory(prefix="build-") as folder:
-        job = _Job(path, precision, chosen, options, engine, Path(folder), force, progress)
+        found = BuildCache(chosen, gpus, driver, enabled=cache)
+        job = Job(path, precision, chosen, options, engine, Path(folder), force, found, progress)
         return _build(job, asked, command)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What is built, for what, where to."""
-
-    path: Path
-    precision: str
-    backend: str
-    options: BuildOptions
-    engine: Path
-    folder: Path
-    force: bool
-    progress: Progress
-
-    def candidates(self, model: "onnx.ModelProto") -> Candidates:
-        return Candidates(self.path, model, self.precision, self.backend, self.options, self.folder, self.progress)
-
-
-def _build(job: _Job, asked: RangesRequest, command: str) -> BuildReport:
-    from export.graph import load_graph
-    from toolkit.building.typed import derive, given_graph, is_typed
-
-    model = load_graph(job.path)
+def _build(job: Job, asked: RangesRequest, command: str) -> BuildReport:
+    table = (asked.table or table_path(job.path, job.precision)) if job.precision in QUANTISED else None
+    recipe = Recipe(job.path, job.precision, job.backend, table, asked.keep, job.options.allow_partial)
+    # Data is asked to be calibrated on, and a budget to be measured: both are done every time.
+    known = job.cache.graph(recipe) if asked.data is None else None
     prepared: Prepared | None = None
     candidates: Candidates | None = None
-    if is_typed(model):
-        asked.refuse_typed(job.path)
-        typed = given_graph(job.path, model, job.precision, job.backend)
-    else:
-        table = None
-        if job.precision in QUANTISED:
-            candidates = job.candidates(model)
-            prepared = _prepare(job, asked, model, candidates)
-            table = prepared.table
-        typed = derive(job.path, model, job.precision, job.backend, table=table, force=job.force)
+    if known is None:
+        known, prepared, candidates = type_graph(job, asked, functools.partial(_calibrate, job, asked))
+        job.cache.keep_graph(recipe, known)
+    typed, notes = known.typed, [*known.notes]
     if job.engine != typed.path:
-        check_replace(job.engine, typed.weights, _made_from, force=job.force)
-    notes = [*(prepared.notes if prepared else ()), *_lint(typed, job.backend)]
-    if job.precision == "fp8" and prepared and (without := sorted(typed.keep - set(prepared.table.keep))):
-        notes.append(f"no FP8 kernel exists for {', '.join(without)} (a large filter, or transposed): it stays FP16")
+        check_replace(job.engine, typed.weights, made_from, force=job.force)
     if job.backend == "onnxruntime":
-        built = graph_engine(typed, job.engine)
+        built = graph_engine(typed, job.options, job.engine, job.cache)
     else:
         ready = candidates.plan(prepared.table) if candidates and prepared else None
-        built = plan_engine(typed, job.backend, job.options, job.engine, job.progress, ready=ready)
+        built = plan_engine(typed, job.backend, job.options, job.engine, job.progress, job.cache, ready=ready)
     facts, budget = dict(built.facts), prepared.budget if prepared else None
-    if prepared is not None:
-        from calibration.provenance import record_of
-
-        facts["calibration"] = record_of(prepared.table)
+    facts["calibration"] = known.calibration
+    facts["measurements"] = _measured(job.engine, built.digest) if built.cached else {}
     if budget is not None:
-        facts["measurements"] = {"accuracy_budget": budget.facts()}
+        facts["measurements"]["accuracy_budget"] = budget.facts()
     passport = Passport.of(
         job.engine,
         backend=job.backend,
         precision=job.precision,
         command=command,
+        digest=built.digest,
         metadata=typed.metadata,
         sources=typed.sources,
         options=job.options.to_json(),
@@ -187,7 +179,7 @@ def _build(job: _Job, asked: RangesRequest, command: str) -> BuildReport:
     beside = passport_path(job.engine)
     passport.write(beside)
     if candidates and prepared and budget:  # the engine is complete before it is timed
-        latency, more = _latency(job, candidates, prepared)
+        latency, more = latency_of(job, candidates, prepared)
         notes += more
         budget = replace(budget, latency=latency)
         passport.with_measurements(accuracy_budget=budget.facts()).write(beside)
@@ -201,78 +193,39 @@ def _build(job: _Job, asked: RangesRequest, command: str) -> BuildReport:
         seconds=built.seconds,
         layers=built.layers,
         kept=tuple(sorted(typed.keep)),
-        notes=tuple(notes),
+        partial=built.partial,
+        log=built.log,
+        phases=built.phases,
+        notes=(*notes, *job.cache.notes),
         budget=budget,
         table=prepared.file if prepared and budget else None,
+        cached=built.cached,
     )
 
 
-def _prepare(job: _Job, asked: RangesRequest, model: "onnx.ModelProto", candidates: Candidates) -> "Prepared":
-    """The table, measured or found, and the layers to keep."""
-    from toolkit.building.quantised import prepare
+def _calibrate(
+    job: Job, asked: RangesRequest, model: "onnx.ModelProto", data: "str | Path | Dataset"
+) -> "CalibrationTable":
+    """Measure ranges, and write their table beside the graph."""
+    from toolkit.steps.calibrate import calibrate
 
-    if asked.max_drop is not None:
-        _check_outputs(job, model)  # before minutes of search
-
-    def measure(data: "str | Path | Dataset") -> "CalibrationTable":
-        from toolkit.steps.calibrate import calibrate
-
-        return calibrate(
-            job.path,
-            data,
-            method=asked.method,
-            precision=job.precision,
-            images=asked.images,
-            seed=asked.seed,
-            force=job.force,
-            model=model,
-            progress=job.progress,
-        )
-
-    return prepare(job.path, model, job.precision, asked, measure, candidates, job.progress)
+    return calibrate(
+        job.path,
+        data,
+        method=asked.method,
+        precision=job.precision,
+        images=asked.images,
+        seed=asked.seed,
+        force=job.force,
+        model=model,
+        progress=job.progress,
+    )
 
 
-def _check_outputs(job: _Job, model: "onnx.ModelProto") -> None:
-    """Refuse to replace what was made from something else."""
-    from export.graph import weights_digest
-    from toolkit.building.typed import derived_from
-
-    weights = weights_digest(model)
-    graph = typed_path(job.path, job.precision, job.backend)
-    check_replace(graph, weights, derived_from, force=job.force)
-    if job.engine != graph:
-        check_replace(job.engine, weights, _made_from, force=job.force)
-
-
-def _latency(
-    job: _Job, candidates: Candidates, prepared: "Prepared"
-) -> "tuple[tuple[Latency, ...], tuple[str, ...]]":
-    """What the layers kept for the budget cost in time, where the engine runs."""
-    from toolkit.building.latency import measure_latency
-
-    if not prepared.table.keep:
-        return (), ()
-    if job.backend != "onnxruntime" and not candidates.runs_engines:
-        return (), ("latency not measured here: no GPU that runs the engine",)
-    name = job.precision.upper()
-    everything = candidates.make(replace(prepared.table, keep=()))
-    variants = {f"{name} with nothing kept": everything, f"{name} as built": job.engine}
-    if job.backend == "onnxruntime":
-        variants = {"FP32": job.path, **variants}
-    return measure_latency(variants, progress=job.progress)
-
-
-def _lint(typed: "TypedGraph", backend: str) -> tuple[str, ...]:
-    """Refuse Q/DQ that TensorRT would refuse or silently run in float; other findings become notes."""
-    if backend == "onnxruntime" or typed.precision not in QUANTISED:
-        return ()
-    from calibration.lint import require_fusible
-
-    on_purpose = tuple(f"{name}:" for name in typed.keep)
-    return tuple(note for note in require_fusible(typed.model, typed.path) if not note.startswith(on_purpose))
-
-
-def _made_from(path: Path) -> str | None:
-    """The digest of the weights that an existing engine was built from."""
-    passport = find_passport(path)
-    return passport.sources.get("weights") if passport else None
+def _measured(engine: Path, digest: str | None) -> dict[str, Any]:
+    """What was measured of this very engine, which lay here before and is the same still."""
+    with contextlib.suppress(EngineFormatError):
+        passport = find_passport(engine)
+        if passport is not None and passport.digest == digest:
+            return dict(passport.measurements)
+    return {}

@@ -91,7 +91,7 @@ def calibrate(
     from calibration.provenance import data_digest, pack
     from export.graph import load_graph, require_metadata
     from toolkit.data import choose, open_dataset
-    from toolkit.steps.cache import check_cache, write_table
+    from toolkit.steps.calibration_cache import check_cache, write_table
 
     settings = Settings(method, precision, equalise, weight_clip, correct_biases, threads, device)
     settings.check()
