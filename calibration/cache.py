@@ -6,13 +6,20 @@ The first line names version and calibrator, ``TRT-101300-EntropyCalibration2`` 
 
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from calibration.ranges import Group
+from calibration.ranges import Group, Ranges
 from calibration.table import CalibrationTable, TensorRange
 from engines.errors import TableError
 from engines.files import read_text
 
+if TYPE_CHECKING:
+    import onnx
+
+_CUTS = {"Relu", "Clip"}
+"""Operators that cut their input off at bounds: rounding what goes in is the same as rounding what comes out."""
 _CALIBRATORS = {"minmax": "MinMaxCalibration"}
 _METHODS = {"MinMaxCalibration": "minmax", "EntropyCalibration2": "entropy", "EntropyCalibration": "entropy"}
 
@@ -25,7 +32,7 @@ def to_tensorrt_cache(
     Args:
         table: the ranges.
         version: of the TensorRT that will read it, "major.minor.patch".
-        groups: the tensors that share each range, as :meth:`calibration.ranges.Ranges.wanted` tells of the graph.
+        groups: the tensors that share each range, as :func:`cache_groups` tells of the graph.
             TensorRT wants a line for every one: where one is missing, it leaves the layers around in float.
 
     Raises:
@@ -53,6 +60,28 @@ def to_tensorrt_cache(
                 raise TableError(f"tensor name {tensor!r} holds a line break", "rename the tensor")
             lines.append(f"{tensor}: {struct.pack('>f', found.amax / 127).hex()}")
     return "\n".join(lines) + "\n"
+
+
+def cache_groups(model: "onnx.ModelProto") -> dict[str, Group]:
+    """The tensors that share each range of a graph, with those that only a cache has to name.
+
+    A DLA, and TensorRT where it doesn't fuse, computes a convolution and the ReLU after it one by one and wants a
+    scale between them. That of the ReLU's result loses nothing: what lies beyond it is cut off one step later.
+    """
+    ranges = Ranges(model)
+    groups = ranges.wanted()
+    named = {member for group in groups.values() for member in group.members}
+    wider = {}
+    for name, group in groups.items():
+        tensor, members = name, group.members
+        while (node := ranges.producers.get(tensor)) is not None and node.op_type in _CUTS:
+            tensor = node.input[0]
+            alone = len(ranges.consumers.get(tensor, [])) == 1 and not ranges.is_output(tensor)
+            if tensor in named or not alone or not ranges.is_activation(tensor):
+                break
+            members = (*members, tensor)
+        wider[name] = replace(group, members=members)
+    return wider
 
 
 def from_tensorrt_cache(text: str, *, weights: str = "", name: str = "the cache") -> CalibrationTable:

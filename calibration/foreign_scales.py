@@ -13,7 +13,7 @@ from export.onnxlib import onnx
 from export.structure import attribute, initializers, label, producers
 
 _T = onnx.TensorProto
-_LIMITS: dict[int, tuple[int, int]] = {
+LIMITS: dict[int, tuple[int, int]] = {
     _T.INT8: (-128, 127),
     _T.UINT8: (0, 255),
     _T.INT16: (-32768, 32767),
@@ -105,7 +105,7 @@ def _range(node: onnx.NodeProto, tensor: str, constants: Constants) -> Found:
         raise TableError(
             f"the scale and the zero point of '{label(node)}' differ in size", "write the quantised graph again"
         )
-    low, high = _LIMITS.get(kind, _LIMITS[_T.INT8])
+    low, high = LIMITS.get(kind, LIMITS[_T.INT8])
     if low < 0 and not zero.any():
         low = -high
     return Found(tensor, float(np.min(scale * (low - zero))), float(np.max(scale * (high - zero))), kind, len(scale))

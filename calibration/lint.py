@@ -28,12 +28,13 @@ def lint(model: onnx.ModelProto) -> list[Finding]:
     return list(Rules(model).findings())
 
 
-def require_fusible(model: onnx.ModelProto, path: Path | str) -> tuple[str, ...]:
+def require_fusible(model: onnx.ModelProto, path: Path | str, *, allow_float: bool = False) -> tuple[str, ...]:
     """Refuse a graph whose Q/DQ TensorRT would refuse, silently run in float, or silently get wrong.
 
     Args:
         model: the graph.
         path: what the error calls it.
+        allow_float: what would run in float is a finding like the others, not an error.
 
     Returns:
         The other findings, a line each.
@@ -42,7 +43,7 @@ def require_fusible(model: onnx.ModelProto, path: Path | str) -> tuple[str, ...]
         GraphError: naming the first node at fault and how many more there are.
     """
     findings = lint(model)
-    fatal = [item for item in findings if item.fatal]
+    fatal = [item for item in findings if item.fatal and not (allow_float and item.effect == FLOAT)]
     if fatal:
         first = fatal[0]
         more = f" (and {len(fatal) - 1} more)" if len(fatal) > 1 else ""

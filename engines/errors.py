@@ -13,6 +13,7 @@
     │   ├── MissingLibraryError     a package is not installed; the remedy is the pip line
     │   └── EngineMismatchError     a good engine, but not for this machine or library
     ├── BuildError            (2)   a builder or exporter failed on a valid request
+    │   └── NodeError               a library can't do one node of the graph
     ├── RunError              (2)   a session failed while it ran
     └── CheckFailedError      (1)   everything worked and the answer is no
         ├── VerificationError       the graph differs from PyTorch by more than the noise
@@ -102,7 +103,40 @@ class EngineMismatchError(UnsupportedError):
 
 
 class BuildError(ToolkitError):
-    """A builder or exporter failed on a request that looked valid."""
+    """A builder or exporter failed on a request that looked valid.
+
+    Attributes:
+        reason: what the library said, in one line; empty where it said nothing.
+        log: the library's whole log, where there is one.
+    """
+
+    reason: str = ""
+    log: str = ""
+
+
+class NodeError(BuildError):
+    """A library can't do one node of the graph; made by :meth:`at`.
+
+    Attributes:
+        node: the node's name; "number 7" where it has none.
+        operator: its ONNX operator.
+        module: the PyTorch module that it comes from; empty where that isn't known.
+    """
+
+    node: str = ""
+    operator: str = ""
+    module: str = ""
+
+    @classmethod
+    def at(
+        cls, node: str, operator: str, *, graph: str, reason: str, module: str = "", remedy: str = ""
+    ) -> "NodeError":
+        """An error about a node of the graph file ``graph``; ``reason`` is what the library says."""
+        of = f"{operator}, PyTorch module {module}" if module else operator
+        name = node if node.startswith("number ") else f"'{node}'"
+        error = cls(f"node {name} ({of}) of '{graph}' can't be built: {reason}", remedy)
+        error.node, error.operator, error.module, error.reason = node, operator, module, reason
+        return error
 
 
 class RunError(ToolkitError):

@@ -7,7 +7,7 @@ the built engine (:mod:`engines.builders.rtx_plan`, :mod:`engines.builders.inspe
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -116,13 +116,27 @@ class LayerReport:
             raise EngineFormatError(f"the layer report is damaged: {error}", "build the engine again") from error
 
 
-def audit(report: LayerReport, precision: str, *, keep: Collection[str] = ()) -> None:
+def audit(
+    report: LayerReport,
+    precision: str,
+    *,
+    keep: Collection[str] = (),
+    modules: Callable[[], Mapping[str, str]] = dict,
+    allow_partial: bool = False,
+) -> tuple[str, ...]:
     """Check that every convolution and matrix product has the precision that was asked for.
 
     Args:
         report: the engine's layers, best seen from the graph's side (:meth:`LayerReport.covering`).
         precision: "fp32", "fp16", "bf16", "int8" or "fp8".
         keep: ONNX nodes that were left in a wider type on purpose; one that isn't wider is an error too.
+        modules: gives ONNX node → the PyTorch module that it comes from, to be named beside it; called only where
+            there is a layer to be named.
+        allow_partial: layers in a wider type than asked for, or that no layer names, are told instead of refused,
+            as long as one layer has the precision. A narrower type, and a kept node that isn't wider, stay errors.
+
+    Returns:
+        The layers that ``allow_partial`` let pass, in words; empty without it.
 
     Raises:
         AuditError: some have another type, or none could be read; it names them.
@@ -136,18 +150,39 @@ def audit(report: LayerReport, precision: str, *, keep: Collection[str] = ()) ->
     # TensorRT for RTX 1.7 was seen to run Cast → Conv → Cast in the outer type, whatever the weights' range.
     if narrowed := [layer for layer in kept if layer.type == precision]:
         raise AuditError(
-            f"kept wider than {precision} on purpose, but in the engine {_said(narrowed)}",
+            f"kept wider than {precision} on purpose, but in the engine {_named(narrowed, modules())}",
             "keep the operator that follows in the wider type too, so that no cast touches the node",
         )
     wrong = [layer for layer in report.heavy if layer.type != precision and layer not in kept]
     if not wrong:
-        return
-    raise AuditError(f"asked for {precision}, but in the engine {_said(wrong)}", _remedy(precision, wrong))
+        return ()
+    refused = wrong
+    if allow_partial:
+        narrow = [layer for layer in wrong if layer.type != MISSING and not _is_wider(layer.type, precision)]
+        has_some = any(layer.type == precision for layer in report.heavy)
+        refused = narrow if has_some else wrong
+        if not refused:
+            return tuple(_said(wrong, modules()))
+    raise AuditError(
+        f"asked for {precision}, but in the engine {_named(refused, modules())}", _remedy(precision, refused)
+    )
 
 
-def _said(layers: list[Layer]) -> str:
+def _is_wider(kind: str, precision: str) -> bool:
+    return _WIDTH.get(kind, -1) > _WIDTH[precision]
+
+
+def _said(layers: list[Layer], modules: Mapping[str, str]) -> list[str]:
     # A node has a layer for each optimisation profile; it is said once.
-    said = list(dict.fromkeys(f"'{layer.label}' ({layer.kind}) is {layer.type}" for layer in layers))
+    def kind(layer: Layer) -> str:
+        module = modules.get(layer.label, layer.label)
+        return layer.kind if module == layer.label else f"{layer.kind}, {module}"
+
+    return list(dict.fromkeys(f"'{layer.label}' ({kind(layer)}) is {layer.type}" for layer in layers))
+
+
+def _named(layers: list[Layer], modules: Mapping[str, str]) -> str:
+    said = _said(layers, modules)
     more = f" and {len(said) - _NAMED_AT_MOST} more" if len(said) > _NAMED_AT_MOST else ""
     return ", ".join(said[:_NAMED_AT_MOST]) + more
 
@@ -163,7 +198,7 @@ def _remedy(precision: str, wrong: list[Layer]) -> str:
     if precision == "int8":
         return (
             "check the Q/DQ pairs of these nodes: one scale for the activation, per-channel weight scales on axis 0"
-            " (axis 1 for ConvTranspose), zero point 0; or name the nodes as kept"
+            " (axis 1 for ConvTranspose), zero point 0; or name the nodes as kept, or --allow-partial"
         )
     return f"type the graph first: `toolkit build-engine GRAPH.onnx --{precision}` does"
 

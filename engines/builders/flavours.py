@@ -120,6 +120,10 @@ def _configure_datacentre(trt: ModuleType, config: Any, options: BuildOptions) -
         config.builder_optimization_level = options.optimization_level
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.weights_stripped:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        # The same graph fills the weights in again, so kernels may rely on their values: no speed is lost.
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     if options.hardware_compatibility == "ampere_plus":
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     elif options.hardware_compatibility == "same_compute_capability":

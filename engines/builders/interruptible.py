@@ -10,12 +10,15 @@ _BEGINS = 2.0
 """Seconds in which a thread that was started has begun, or never will."""
 
 
-def run_interruptibly(work: Callable[[], Result], cancel: threading.Event) -> Result:
+def run_interruptibly(
+    work: Callable[[], Result], cancel: threading.Event, meanwhile: Callable[[], None] = lambda: None
+) -> Result:
     """Run ``work`` in a thread of its own and wait for it.
 
     Args:
         work: looks at ``cancel`` now and then and gives up when it is set.
         cancel: set when the caller's thread is interrupted.
+        meanwhile: called ten times a second in the caller's thread while it waits.
 
     Returns:
         What ``work`` returned; what it raised is raised.
@@ -42,7 +45,7 @@ def run_interruptibly(work: Callable[[], Result], cancel: threading.Event) -> Re
         thread.start()
         # Not Thread.join: when a signal interrupts it, Python 3.11 can take a running thread for ended.
         while not finished.wait(0.1):
-            pass
+            meanwhile()
     except BaseException:
         cancel.set()
         # Interrupted before the thread was there, there is nothing to wait for.

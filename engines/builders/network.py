@@ -7,7 +7,7 @@ from typing import Any
 from engines.builders.audit import Kind, onnx_nodes
 from engines.builders.log import Log, details, plain
 from engines.builders.profiles import BATCH
-from engines.errors import BuildError, GraphError, ToolkitError
+from engines.errors import BuildError, GraphError, NodeError, ToolkitError
 from engines.plan_dtypes import PLAN_DTYPES, UNFED_DTYPES
 from engines.tensors import TensorSpec
 
@@ -41,9 +41,12 @@ def _parser_error(parser: Any, path: Path, log: Log) -> ToolkitError:
         error = parser.get_error(index)
         if error.node_operator():
             name = error.node_name() or f"number {error.node()}"
-            return BuildError(
-                f"node '{name}' ({error.node_operator()}) of '{path.name}' can't be built: {plain(error.desc())}",
-                "change the network there, or run the graph with --backend onnxruntime",
+            return NodeError.at(
+                name,
+                error.node_operator(),
+                graph=path.name,
+                reason=said(error.desc()),
+                remedy="change the network there, or run the graph with --backend onnxruntime",
             )
         if "ParseFrom" in error.desc():
             return GraphError(
@@ -51,6 +54,12 @@ def _parser_error(parser: Any, path: Path, log: Log) -> ToolkitError:
             )
     reason = plain(parser.get_error(0).desc()) if parser.num_errors else log.reason()
     return BuildError(f"'{path}' can't be parsed: {reason}", "check it with onnx.checker, or export the model again")
+
+
+def said(desc: str) -> str:
+    """A parser's error in words; where it can't do an operator at all, its ``desc`` may be just "false"."""
+    told = plain(desc)
+    return "the library has no rule for it" if told in {"", "false"} else told
 
 
 def tensor_specs(network: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -1,6 +1,7 @@
-"""What can be asked of a builder, and which library honours what.
+"""What can be asked of a builder.
 
-An option that a library ignores, or fails on later with a riddle, is refused here by name.
+An option that a library ignores, or fails on later with a riddle, is refused here by name; who honours what is in
+:mod:`engines.builders.capabilities`.
 """
 
 import re
@@ -8,26 +9,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from engines.builders.capabilities import CAPABILITIES, refusal
 from engines.builders.profiles import Profile
 from engines.errors import InputError, UnsupportedError
 
 HardwareCompatibility = Literal["ampere_plus", "same_compute_capability"]
-
-_BOTH = ("tensorrt", "tensorrt-rtx")
-_HONOURED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "profiles": ("--batch", _BOTH),
-    "workspace": ("--workspace", _BOTH),
-    "tf32": ("TF32", _BOTH),
-    "timing_cache": ("--timing-cache", ("tensorrt",)),
-    "optimization_level": ("the builder's optimisation level", ("tensorrt",)),
-    "version_compatible": ("a version-compatible engine", ("tensorrt",)),
-    "hardware_compatibility": ("a hardware-compatible engine", ("tensorrt",)),
-    "compute_capabilities": ("--compute-capability", ("tensorrt-rtx",)),
-}
-_WHY = {
-    ("timing_cache", "tensorrt-rtx"): "it times nothing while it builds; its runtime cache keeps compiled kernels",
-    ("compute_capabilities", "tensorrt"): "it builds for the GPU of this machine only",
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +29,9 @@ class BuildOptions:
         version_compatible: whether newer releases of the same major version can run the engine.
         hardware_compatibility: GPUs beside this one that can run the engine, None for none: "ampere_plus" or
             "same_compute_capability".
+        weights_stripped: whether the plan leaves its weights out; the typed graph fills them in when it is loaded.
         compute_capabilities: ("8.9", "12.0"): what to build for; none means every one from 8.0.
+        allow_partial: whether layers of another precision than asked for are told instead of refused.
     """
 
     profiles: tuple[Profile, ...] = ()
@@ -53,7 +41,9 @@ class BuildOptions:
     optimization_level: int | None = None
     version_compatible: bool = False
     hardware_compatibility: HardwareCompatibility | None = None
+    weights_stripped: bool = False
     compute_capabilities: tuple[str, ...] = ()
+    allow_partial: bool = False
 
     def __post_init__(self) -> None:
         """Reject values that no library takes."""
@@ -89,14 +79,9 @@ def check_options(options: BuildOptions, backend: str) -> None:
         UnsupportedError: an option is set that another library honours, or none of them; it says which.
     """
     for item in fields(options):
-        name, backends = _HONOURED[item.name]
-        if backend in backends or getattr(options, item.name) == item.default:
+        if backend in CAPABILITIES[item.name].backends or getattr(options, item.name) == item.default:
             continue
-        why = _WHY.get((item.name, backend), "")
-        raise UnsupportedError(
-            f"{backend} doesn't honour {name}" + (f": {why}" if why else ""),
-            f"leave it out, or build with --backend {' or '.join(backends)}",
-        )
+        raise UnsupportedError(*refusal(item.name, backend))
 
 
 def _plain(value: object) -> object:

@@ -4,6 +4,7 @@ The network is always strongly typed, so the graph's types are the precision and
 The build runs in a thread of its own: the caller's thread stays in Python, where Ctrl-C reaches it.
 """
 
+import json
 import threading
 import time
 from collections.abc import Mapping
@@ -23,16 +24,28 @@ from engines.builders.flavours import (
 from engines.builders.inspector import inspected_layers
 from engines.builders.interruptible import run_interruptibly
 from engines.builders.log import Log, details, library_logger, listening
-from engines.builders.monitor import Phases, progress_monitor
+from engines.builders.machine import built_on
+from engines.builders.monitor import AUDITING, LONGEST, READING, Phases, progress_monitor
 from engines.builders.network import heavy_nodes, parse_graph, tensor_specs
 from engines.builders.options import BuildOptions
 from engines.builders.profiles import fit_profiles, profiles_json
+from engines.builders.refit import allow_host_code_datacentre
 from engines.builders.rtx_plan import rtx_layers
 from engines.errors import BuildError, EngineFormatError, ToolkitError, UnsupportedError
 from engines.files import unreadable
 from engines.header import HEADER_SIZE, PlanHeader, parse_header
 from engines.progress import QUIET, Progress
 from engines.tensors import TensorSpec
+
+_TRY = {
+    "Turing": "compute capability 7.5 takes FP16 graphs only: build with --fp16, or leave 7.5 out",
+    "HW-specific datatypes": "that GPU generation has no such type: leave it out of --compute-capability, or build"
+    " with --fp16 or --int8",
+    "workspace limit": "give more of --workspace, or leave it out",
+    "Could not find any implementation": "give more of --workspace, or a smaller --batch",
+    "out of memory": "free memory on the GPU, or give a smaller --batch or --workspace",
+}
+"""What a library's reason has in it → what to try."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,9 @@ class BuiltPlan:
         layers: layer types as built; every convolution and matrix product of the graph is among them.
         inputs, outputs: the engine's tensors.
         profiles: as a passport holds them.
-        log: the end of the builder's log.
+        phases: seconds by phase in plain words, in the order in which they began.
+        log: the builder's whole log (:func:`engines.builders.log.write_log` puts it beside the engine).
+        machine: the GPU, driver and CUDA that it was built with, as far as there are any (:func:`built_on`).
     """
 
     data: memoryview
@@ -60,7 +75,9 @@ class BuiltPlan:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profiles: tuple[dict[str, Any], ...]
-    log: tuple[str, ...]
+    phases: Mapping[str, float]
+    log: str
+    machine: Mapping[str, str]
 
 
 def build_plan(
@@ -74,14 +91,14 @@ def build_plan(
         graph_path: the typed graph; external weights lie beside it.
         backend: "tensorrt" or "tensorrt-rtx".
         options: profiles, workspace and the like; None for the defaults.
-        progress: told of per cents while the library builds.
+        progress: told of per cents and phases while the library builds.
 
     Raises:
         MissingLibraryError: the library isn't installed.
         UnsupportedError: the library, this machine or the target can't do what is asked.
         InputError: the file can't be read, or profiles don't fit the graph.
         GraphError: the file isn't a whole ONNX graph.
-        BuildError: the library failed; the node, operator and reason are named where it tells.
+        BuildError: the library failed; it has the library's log. :class:`NodeError` names a node and operator.
         KeyboardInterrupt: Ctrl-C was pressed; nothing is left running.
     """
     path = Path(graph_path)
@@ -97,8 +114,13 @@ def build_plan(
     progress.begin(f"building with {flavour.title}", 100, "%")
     try:
         with listening(trt) as log:
-            build = _Build(trt, flavour, path, options, Phases(progress, cancel), log)
-            return run_interruptibly(build.run, cancel)
+            phases = Phases(progress, cancel, LONGEST[backend])
+            build = _Build(trt, flavour, path, options, phases, log)
+            try:
+                return run_interruptibly(build.run, cancel, phases.beat)
+            except BuildError as error:
+                error.log = build.heading() + log.text()
+                raise
     finally:
         progress.end()
 
@@ -118,10 +140,12 @@ class _Build:
         started = time.perf_counter()
         trt, flavour, options, log = self.trt, self.flavour, self.options, self.log
         logger = library_logger(trt)
+        self.phases.enter(READING)
         builder = _builder(trt, logger, flavour, log)
         network = parse_graph(trt, builder, logger, self.path, log)
         inputs, outputs = tensor_specs(network)
         fitted = fit_profiles(options.profiles, inputs)
+        self.phases.profiles = len(fitted)
         config = builder.create_builder_config()
         monitor = progress_monitor(trt, self.phases)
         config.progress_monitor = monitor
@@ -141,8 +165,11 @@ class _Build:
         if flavour.backend == "tensorrt":
             save_timing_cache_datacentre(config, options)
         data = memoryview(plan).cast("B")
-        layers = _layers(trt, logger, flavour, data, log).covering(nodes)
-        self.phases.complete()
+        self.phases.enter(AUDITING)
+        layers = _layers(trt, logger, flavour, options, data, log).covering(nodes)
+        took = self.phases.complete()
+        if self.phases.failure is not None:
+            raise self.phases.failure
         return BuiltPlan(
             data=data,
             backend=flavour.backend,
@@ -153,8 +180,19 @@ class _Build:
             inputs=inputs,
             outputs=outputs,
             profiles=profiles_json(fitted),
-            log=log.tail(),
+            phases=took,
+            log=self.heading(took) + log.text(),
+            machine=built_on(flavour.backend),
         )
+
+    def heading(self, took: Mapping[str, float] | None = None) -> str:
+        """The first lines of a log: what was built with what, and how long each phase took."""
+        lines = [
+            f"{self.path.name}, built with {self.flavour.title} {self.trt.__version__}",
+            f"options: {json.dumps(self.options.to_json())}",
+            *(f"{seconds:10.3f} s {name}" for name, seconds in (took or {}).items()),
+        ]
+        return "\n".join(lines) + "\n\n"
 
 
 def _builder(trt: ModuleType, logger: Any, flavour: Flavour, log: Log) -> Any:
@@ -171,18 +209,26 @@ def _builder(trt: ModuleType, logger: Any, flavour: Flavour, log: Log) -> Any:
 
 def _failed(flavour: Flavour, path: Path, log: Log) -> ToolkitError:
     reason = log.reason() or "it gave no reason"
-    remedy = "change the network or the options; --debug shows the builder's log"
-    if "Turing" in reason:
-        remedy = "compute capability 7.5 takes FP16 graphs only: build with --fp16, or leave 7.5 out"
-    error = BuildError(f"{flavour.title} couldn't build '{path.name}': {reason}", remedy)
+    error = BuildError(f"{flavour.title} couldn't build '{path.name}': {reason}", _remedy(reason))
+    error.reason = reason
     error.add_note(details(log.tail()))
     return error
 
 
-def _layers(trt: ModuleType, logger: Any, flavour: Flavour, data: memoryview, log: Log) -> LayerReport:
+def _remedy(reason: str) -> str:
+    for words, remedy in _TRY.items():
+        if words in reason:
+            return remedy
+    return "change the network or the options; the builder's log tells more"
+
+
+def _layers(
+    trt: ModuleType, logger: Any, flavour: Flavour, options: BuildOptions, data: memoryview, log: Log
+) -> LayerReport:
     if flavour.backend == "tensorrt-rtx":
         return rtx_layers(data)
     runtime = trt.Runtime(logger)
+    allow_host_code_datacentre(runtime, options.to_json())
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise EngineFormatError(

@@ -4,9 +4,11 @@ import json
 import struct
 from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
 
-from calibration.cache import from_tensorrt_cache, read_tensorrt_cache, to_tensorrt_cache
+from calibration.cache import cache_groups, from_tensorrt_cache, read_tensorrt_cache, to_tensorrt_cache
 from calibration.ranges import Ranges
 from calibration.table import CalibrationTable, TensorRange, check_table
 from engines.errors import InputError, TableError
@@ -136,6 +138,35 @@ def test_a_cache_names_every_tensor_of_a_group_when_it_is_told_the_graph():
         "relu2: 40000000\n"
         "flat: 40000000\n"
     )
+
+
+def test_a_cache_of_a_graph_names_all_that_a_dla_wants_a_scale_for():
+    model = tiny_graph(lrn=True)
+    groups = cache_groups(model)
+    named = [member for group in groups.values() for member in group.members]
+    assert len(named) == len(set(named))
+    made = {name for node in model.graph.node for name in node.output}
+    assert made - set(named) == {"logits"}  # what a caller gets isn't rounded
+    assert groups["relu1"].members == ("relu1", "conv1")
+
+
+def test_what_a_relu_reads_has_its_scale_only_where_nobody_else_reads_it():
+    model = tiny_graph()
+    model.graph.node[-1].input[0] = "both"
+    model.graph.node.insert(8, onnx.helper.make_node("Add", ["fc1", "relu3"], ["both"], "add"))
+    members = {member for group in cache_groups(model).values() for member in group.members}
+    assert "conv1" in members
+    assert Ranges(model).wanted()["relu3"].members == cache_groups(model)["relu3"].members
+
+
+def test_rounding_before_a_relu_with_the_scale_of_its_result_changes_nothing():
+    values = np.random.default_rng(0).normal(0, 3, 10_000)
+    scale = np.abs(np.maximum(values, 0)).max() / 2 / 127  # a range that cuts off, as entropy's does
+
+    def rounded(x):
+        return np.clip(np.rint(x / scale), -127, 127) * scale
+
+    assert np.array_equal(np.maximum(rounded(values), 0), rounded(np.maximum(values, 0)))
 
 
 def test_names_with_colons_and_spaces_survive_byte_for_byte():

@@ -43,6 +43,47 @@ def test_kept_nodes_may_be_wider_but_not_the_same() -> None:
         audit(kept, "int8", keep=["a", "b"])
 
 
+def test_wider_layers_of_a_partial_engine_are_told_instead_of_refused() -> None:
+    layers = (
+        Layer("a", ("a",), "conv", "int8"),
+        Layer("b", ("b",), "conv", "fp16"),
+        Layer("c", ("c",), "matmul", MISSING),
+    )
+    report = LayerReport(layers, "plan")
+    with pytest.raises(AuditError, match="--allow-partial"):
+        audit(report, "int8")
+    assert audit(report, "int8", allow_partial=True) == ("'b' (conv) is fp16", "'c' (matmul) is not found")
+    assert audit(LayerReport(layers[:1], "plan"), "int8", allow_partial=True) == ()
+
+
+@pytest.mark.parametrize(
+    ("types", "precision", "keep"),
+    [
+        (("fp16", "fp16"), "int8", ()),  # nothing is what was asked for
+        (("fp32", "fp16"), "fp32", ()),  # narrower: less exact than asked for
+        (("fp16", "int64"), "fp16", ()),
+        (("int8", "int8"), "int8", ("a",)),  # kept, and isn't
+    ],
+)
+def test_what_no_partial_engine_may_be(types: tuple[str, str], precision: str, keep: tuple[str, ...]) -> None:
+    report = LayerReport(
+        tuple(Layer(name, (name,), "conv", kind) for name, kind in zip("ab", types, strict=True)), "plan"
+    )
+    with pytest.raises(AuditError):
+        audit(report, precision, keep=keep, allow_partial=True)
+
+
+def test_layers_are_named_with_the_pytorch_module_that_they_come_from() -> None:
+    report = LayerReport(
+        (Layer("Conv_3", ("Conv_3",), "conv", "fp32"), Layer("fc", ("fc",), "matmul", "fp32")), "plan"
+    )
+    with pytest.raises(AuditError) as caught:
+        audit(report, "fp16", modules=lambda: {"Conv_3": "features.0", "fc": "fc"})
+    assert caught.value.cause == (
+        "asked for fp16, but in the engine 'Conv_3' (conv, features.0) is fp32, 'fc' (matmul) is fp32"
+    )
+
+
 def test_an_engine_without_a_readable_convolution_proves_nothing() -> None:
     with pytest.raises(AuditError, match="isn't proven"):
         audit(report(("pool", "other", "fp16")), "fp16")

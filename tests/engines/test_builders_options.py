@@ -1,13 +1,19 @@
 """Profiles and options: what can be written, and which library honours what."""
 
+import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from engines.builders.capabilities import CAPABILITIES, TITLES, capability_lines
 from engines.builders.options import BuildOptions, check_options
 from engines.builders.profiles import Profile, Range, fit_profiles, parse_profile, parse_profiles, profiles_json
 from engines.errors import InputError, UnsupportedError
 from engines.tensors import TensorSpec
+from toolkit.cli import run
+from toolkit.cli.build_engine import command
 
 IMAGE = TensorSpec("input", "float32", ("batch", 3, "height", "width"))
 FIXED = TensorSpec("input", "float32", (4, 3, 16, 16))
@@ -88,6 +94,8 @@ def test_a_dimension_that_the_graph_lacks_is_refused() -> None:
         (BuildOptions(optimization_level=3), "tensorrt-rtx", "tensorrt"),
         (BuildOptions(version_compatible=True), "tensorrt-rtx", "tensorrt"),
         (BuildOptions(hardware_compatibility="ampere_plus"), "tensorrt-rtx", "tensorrt"),
+        (BuildOptions(weights_stripped=True), "tensorrt-rtx", "tensorrt"),
+        (BuildOptions(weights_stripped=True), "onnxruntime", "tensorrt"),
         (BuildOptions(compute_capabilities=("8.9",)), "tensorrt", "tensorrt-rtx"),
         (BuildOptions(workspace=1 << 30), "onnxruntime", "tensorrt or tensorrt-rtx"),
     ],
@@ -100,13 +108,49 @@ def test_an_option_that_a_library_would_ignore_is_refused_naming_who_honours_it(
     assert caught.value.remedy.endswith(f"--backend {other}")
 
 
+def test_the_table_of_capabilities_has_every_option_and_no_other() -> None:
+    assert set(CAPABILITIES) == {item.name for item in fields(BuildOptions)}
+    for name, capability in CAPABILITIES.items():
+        assert set(capability.backends) | set(capability.why) <= set(TITLES), name
+        assert not set(capability.backends) & set(capability.why), name
+        others = set(TITLES) - set(capability.backends)
+        assert all(capability.reason(backend) for backend in others), f"{name}: why it can't is not said"
+
+
+def test_the_command_has_the_flags_of_the_table_and_its_help_says_who_honours_them() -> None:
+    flags = {flag: option for option in command.params for flag in option.opts}
+    for capability in CAPABILITIES.values():
+        shown = getattr(flags[capability.flag], "help", "")
+        assert capability.only in shown
+    assert flags["--weights-stripped"].help.endswith("(TensorRT only).")
+    assert flags["--compute-capability"].help.endswith("(TensorRT for RTX only).")
+    assert CAPABILITIES["tf32"].only == ""
+
+
+def test_doctor_shows_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["doctor"])
+    shown = capsys.readouterr().out
+    assert [line for line in capability_lines() if line not in shown] == []
+    assert re.search(r"^--timing-cache +TensorRT$", shown, re.MULTILINE)
+    assert re.search(r"^--compute-capability +TensorRT for RTX$", shown, re.MULTILINE)
+    run(["doctor", "--json"])
+    written = json.loads(capsys.readouterr().out)["build_options"]
+    assert written == {name: capability.to_json() for name, capability in CAPABILITIES.items()}
+
+
+def test_a_capability_is_written_for_people_and_scripts() -> None:
+    written = CAPABILITIES["optimization_level"].to_json()
+    assert written["backends"] == {"tensorrt": True, "tensorrt-rtx": False, "onnxruntime": False}
+    assert "on the target machine" in written["why"]["tensorrt-rtx"]
+
+
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx", "onnxruntime"])
 def test_the_defaults_suit_every_backend(backend: str) -> None:
     check_options(BuildOptions(), backend)
 
 
 def test_shared_options_suit_both_libraries() -> None:
-    options = BuildOptions(profiles=parse_profiles(["1"]), workspace=1 << 30, tf32=True)
+    options = BuildOptions(profiles=parse_profiles(["1"]), workspace=1 << 30, tf32=True, allow_partial=True)
     for backend in ("tensorrt", "tensorrt-rtx"):
         check_options(options, backend)
 

@@ -62,9 +62,11 @@ def _scope(name: str, outer: Scope) -> Scope:
 class _Reader:
     """Reads one scope; functions and classes inside are read with what is known outside."""
 
-    def __init__(self, library: ModuleType, place: str, scope: Scope, known: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, library: ModuleType, place: str, scope: Scope, known: dict[str, str | None] | None = None
+    ) -> None:
         self._library, self._place, self._scope = library, place, scope
-        self._known = {"trt": "", **(known or {})}
+        self._known: dict[str, str | None] = {"trt": "", **(known or {})}
 
     def read(self, body: list[ast.stmt]) -> Iterator[Use]:
         for statement in body:
@@ -86,7 +88,7 @@ class _Reader:
                 yield from self.read(handler.body)
 
     def _inner(self, node: ast.FunctionDef | ast.ClassDef) -> "_Reader":
-        known = dict(self._known)
+        known: dict[str, str | None] = dict(self._known)
         if isinstance(node, ast.FunctionDef):
             for argument in node.args.args + node.args.kwonlyargs:
                 known.pop(argument.arg, None)
@@ -95,6 +97,8 @@ class _Reader:
                     known["trt"] = ""
                 elif untyped and argument.arg in CALLED_AS_ARGUMENT:
                     known[argument.arg] = CALLED_AS_ARGUMENT[argument.arg]
+                elif not untyped:
+                    known[argument.arg] = None  # the libraries have no types: this is an object of our own
         return _Reader(self._library, f"{self._place}:{node.name}", _scope(node.name, self._scope), known)
 
     def _derived(self, node: ast.ClassDef) -> Iterator[Use]:

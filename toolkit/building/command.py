@@ -31,6 +31,20 @@ def build_command(
         words += ["--workspace", f"{options.workspace >> 20}MiB"]
     if options.timing_cache:
         words += ["--timing-cache", str(options.timing_cache)]
+    if options.optimization_level is not None:
+        words += ["--optimization-level", str(options.optimization_level)]
+    if options.hardware_compatibility is not None:
+        words += ["--hardware-compatibility", options.hardware_compatibility.replace("_", "-")]
+    words += [
+        flag
+        for flag, is_set in (
+            ("--tf32", options.tf32),
+            ("--version-compatible", options.version_compatible),
+            ("--weights-stripped", options.weights_stripped),
+            ("--allow-partial", options.allow_partial),
+        )
+        if is_set
+    ]
     if output is not None:
         words += ["--output", str(output)]
     return shlex.join(words)

@@ -1,12 +1,17 @@
 """What a build answers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engines.builders.audit import LayerReport
 from toolkit.building.judge import Judgement
 from toolkit.building.latency import Latency
+
+_LONG = 30.0
+"""Seconds of a build above which it is worth a line where they went."""
+_PHASES_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,12 @@ class BuildReport:
         precision: as asked, and audited.
         size: of the engine in bytes.
         seconds: that the builder took; 0 for a graph that is its own engine.
+        cached: whether it was built before, and taken from the cache.
         layers: the types of its layers.
         kept: convolutions and matrix products left in a wider type on purpose.
+        partial: layers of a wider type than asked for that ``allow_partial`` let pass, in words.
+        log: the builder's log; None for a graph that is its own engine.
+        phases: seconds that the builder took by phase, in plain words.
         notes: what else the user should know, a line each.
         budget: how the accuracy budget was held; None where none was given.
         table: the calibration table that holds the layers kept for it.
@@ -103,9 +112,13 @@ class BuildReport:
     seconds: float
     layers: LayerReport
     kept: tuple[str, ...] = ()
+    partial: tuple[str, ...] = ()
+    log: Path | None = None
+    phases: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     budget: BudgetReport | None = None
     table: Path | None = None
+    cached: bool = False
 
     def summary(self) -> str:
         """One line: the file, its size, the proof."""
@@ -114,8 +127,19 @@ class BuildReport:
             f"{sum(layer.type == name for layer in heavy)} of {len(heavy)} {name}" for name in self.layers.shares()
         )
         took = f", built in {self.seconds:.1f} s" if self.seconds else ""
+        took = ", from the cache" if self.cached else took
         kept = f"; kept in a wider type: {', '.join(self.kept)}" if self.kept else ""
         return f"{self.engine}: {self.size / 1e6:.1f} MB{took}; convolutions and matrix products: {counts}{kept}"
+
+    def remarks(self) -> list[str]:
+        """What else the user should know, a line each: first what the engine isn't, though it was asked for."""
+        lines = []
+        if self.partial:
+            lines.append(f"not {self.precision} in the engine, allowed by --allow-partial: {', '.join(self.partial)}")
+        slowest = sorted(self.phases.items(), key=lambda item: -item[1])[:_PHASES_TOLD]
+        if self.seconds >= _LONG and not self.cached:
+            lines.append("most time went into " + ", ".join(f"{name} ({took:.0f} s)" for name, took in slowest))
+        return [*lines, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -126,8 +150,12 @@ class BuildReport:
             "precision": self.precision,
             "size_bytes": self.size,
             "build_seconds": self.seconds,
+            "cached": self.cached,
             "layers": self.layers.to_json(),
             "kept": list(self.kept),
+            "partial": list(self.partial),
+            "log": self.log and str(self.log),
+            "phases": {name: round(seconds, 6) for name, seconds in self.phases.items()},
             "notes": list(self.notes),
             "budget": self.budget and self.budget.to_json(),
             "table": self.table and str(self.table),

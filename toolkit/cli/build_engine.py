@@ -1,28 +1,24 @@
 """`toolkit build-engine`: a graph in, an engine with a passport out."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from engines.errors import CheckFailedError, InputError
+from engines.builders.capabilities import help_text
+from engines.errors import CheckFailedError
+from engines.sizes import parse_bytes
 from toolkit.cli.console import emit_json, note, out, progress
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+if TYPE_CHECKING:
+    from engines.builders.options import HardwareCompatibility
 
-
-def parse_bytes(text: str) -> int:
-    """The number of bytes in ``512MiB``, ``2GB`` or ``1048576``.
-
-    Raises:
-        InputError: it is no size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?b?)", text.strip().lower())
-    if match is None or (unit := match[2] + ("" if match[2].endswith("b") or not match[2] else "b")) not in _UNITS:
-        raise InputError(f"'{text}' is not a size", "write it as 512MiB, 2GiB or a number of bytes")
-    return int(float(match[1]) * _UNITS[unit])
+_COMPATIBILITY: "dict[str, HardwareCompatibility]" = {
+    "ampere-plus": "ampere_plus",
+    "same-compute-capability": "same_compute_capability",
+}
 
 
 @click.command("build-engine")
@@ -98,16 +94,47 @@ def parse_bytes(text: str) -> int:
     "capabilities",
     multiple=True,
     metavar="X.Y",
-    help="GPU generation to build for, TensorRT for RTX only; may be given several times.",
+    help=help_text("compute_capabilities", "GPU generation to build for; may be given several times"),
 )
-@click.option("--workspace", metavar="SIZE", help="Device memory a layer may use, as 512MiB or 2GiB.")
 @click.option(
-    "--timing-cache", type=click.Path(path_type=Path), help="File that keeps kernel timings, TensorRT only."
+    "--workspace", metavar="SIZE", help=help_text("workspace", "Device memory a layer may use, as 512MiB or 2GiB")
+)
+@click.option("--tf32", is_flag=True, help=help_text("tf32", "Let FP32 layers multiply in TF32"))
+@click.option(
+    "--timing-cache",
+    type=click.Path(path_type=Path),
+    help=help_text("timing_cache", "File that keeps kernel timings"),
+)
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help=help_text("optimization_level", "How long the builder searches"),
+)
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help=help_text("version_compatible", "Make an engine that newer releases of the same major version run"),
+)
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(["ampere-plus", "same-compute-capability"]),
+    help=help_text("hardware_compatibility", "Make an engine that other GPUs run too"),
+)
+@click.option(
+    "--weights-stripped",
+    is_flag=True,
+    help=help_text("weights_stripped", "Leave the weights out; the graph beside the engine fills them in on load"),
+)
+@click.option(
+    "--allow-partial",
+    is_flag=True,
+    help="Take an engine with layers in a wider type than asked for: they are named instead of refused.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The engine's file (default: beside the graph)."
 )
 @click.option("--force", is_flag=True, help="Replace files that were made from something else.")
+@click.option("--no-cache", is_flag=True, help="Build anew, and keep nothing in the cache (`toolkit cache`).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     graph: Path | None,
@@ -125,9 +152,16 @@ def command(
     batch: tuple[str, ...],
     capabilities: tuple[str, ...],
     workspace: str | None,
+    tf32: bool,
     timing_cache: Path | None,
+    optimization_level: int | None,
+    version_compatible: bool,
+    hardware_compatibility: str | None,
+    weights_stripped: bool,
+    allow_partial: bool,
     output: Path | None,
     force: bool,
+    no_cache: bool,
     as_json: bool,
 ) -> None:
     """Compile GRAPH.onnx into an engine and prove its precision on the engine's own layers.
@@ -156,9 +190,16 @@ def command(
             batch=batch,
             compute_capabilities=capabilities,
             workspace=parse_bytes(workspace) if workspace else None,
+            tf32=tf32,
             timing_cache=timing_cache,
+            optimization_level=optimization_level,
+            version_compatible=version_compatible,
+            hardware_compatibility=_COMPATIBILITY[hardware_compatibility] if hardware_compatibility else None,
+            weights_stripped=weights_stripped,
+            allow_partial=allow_partial,
             output=output,
             force=force,
+            cache=not no_cache,
             progress=listener,
         )
     if as_json:
@@ -168,11 +209,16 @@ def command(
     if report.budget is not None:
         for line in report.budget.lines():
             out(line)
-    for line in report.notes:
+    if weights_stripped:
+        where = "keep" if report.typed_graph.resolve().parent == report.engine.resolve().parent else "copy"
+        note(f"note: the engine holds no weights: {where} '{report.typed_graph}' beside it, which fills them in")
+    for line in report.remarks():
         note(f"note: {line}")
     if report.budget is not None and report.kept:
         out(f"table: {report.table} (its 'keep' names the layers: edit it and build with --table)")
     out(f"passport: {report.passport}")
+    if report.log is not None:
+        out(f"log: {report.log}")
 
 
 @contextlib.contextmanager

@@ -69,7 +69,8 @@ class _Lines:
             rate = self._done / (now - self._start)
             of = f"/{self._total}" if self._total else ""
             eta = f", {(self._total - self._done) / rate:.0f} s left" if self._total and rate else ""
-            note(f"{self._task}: {self._done}{of} {self._unit}{_facts(self._facts)}, {rate:.3g}/s{eta}")
+            speed = "" if self._unit == "%" else f", {rate:.3g}/s"
+            note(f"{self._task}: {self._done}{of} {self._unit}{_facts(self._facts)}{speed}{eta}")
 
     def end(self) -> None:
         if self._task:
@@ -100,7 +101,7 @@ class _Bars:
 
     def begin(self, task: str, total: int | None = None, unit: str = "") -> None:
         self.end()
-        self._task, self._facts, self._done = task, dict[str, object](), 0
+        self._task, self._facts, self._done, self._unit = task, dict[str, object](), 0, unit
         self._start = time.monotonic()
         self._bars.start()
         self._id = self._bars.add_task(task, total=total, unit=unit, facts="", rate="")
@@ -111,7 +112,10 @@ class _Bars:
         self._done += steps
         self._facts.update(facts)
         rate = self._done / max(time.monotonic() - self._start, 1e-6)
-        self._bars.update(self._id, advance=steps, facts=_facts(self._facts), rate=f"{rate:.3g}/s")
+        speed, shown = f"{rate:.3g}/s", _facts(self._facts)
+        if self._unit == "%":  # nobody counts in per cents a second
+            speed, shown = "", shown.removeprefix(", ")
+        self._bars.update(self._id, advance=steps, facts=shown, rate=speed)
 
     def end(self) -> None:
         if self._id is None:
@@ -124,6 +128,8 @@ class _Bars:
 
 def _facts(facts: dict[str, object]) -> str:
     shown = (
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in facts.items()
+        if value != ""  # a phase that is over
     )
     return "".join(f", {text}" for text in shown)

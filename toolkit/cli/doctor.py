@@ -13,11 +13,13 @@ def command(as_json: bool) -> int:
     What is missing is shown with the line that installs it. The exit code is 1 when something that is
     installed can't work (packages that overwrite each other, a provider that doesn't load), else 0.
     """
+    from engines.builders.capabilities import CAPABILITIES, capability_lines
     from toolkit.doctor import diagnose
 
     diagnosis = diagnose()
     if as_json:
-        emit_json(diagnosis.to_json())
+        options = {name: capability.to_json() for name, capability in CAPABILITIES.items()}
+        emit_json({**diagnosis.to_json(), "build_options": options})
         return 0 if diagnosis.healthy else 1
     target = diagnosis.target
     out(f"machine    {target.platform}, Python {target.python}, {target.cpu}, {target.cores} cores")
@@ -39,6 +41,9 @@ def command(as_json: bool) -> int:
         out(f"{mark}  {ability.title:{width}}  {ability.detail}")
         if ability.remedy:
             out(f"     {'':{width}}  {ability.remedy}")
+    out("\nbuild options, and who honours them")
+    for line in capability_lines():
+        out(line)
     for problem in diagnosis.problems:
         out(click.style("problem: ", fg="red", bold=True) + problem)
     return 0 if diagnosis.healthy else 1
