@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,7 @@ def digest_file(path: Path) -> str:
     Raises:
         InputError: the file can't be read.
     """
+    require_file(path)
     try:
         with Path(path).open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
@@ -87,6 +89,36 @@ def read_text(path: Path) -> str:
     """
     try:
         return Path(path).read_bytes().decode()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def require_file(path: Path) -> None:
+    """Refuse what isn't a file: opening a pipe would wait for somebody to write into it, a device has no end.
+
+    Raises:
+        InputError: it is something else, or doesn't exist.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"'{path}' is a folder, not a file", "give the path of a file")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"'{path}' is a pipe or a device, not a file", "give the path of a file")
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """The first ``count`` bytes of a file, or all of a shorter one.
+
+    Raises:
+        InputError: it can't be read, or is no file.
+    """
+    require_file(path)
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(count)
     except OSError as error:
         raise unreadable(path, error) from error
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.errors import EngineFormatError
-from engines.files import unreadable
+from engines.files import read_start, unreadable
 
 PlanKind = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -32,6 +32,9 @@ RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
 OLDEST_FP8 = "8.9"
 """The first compute capability whose tensor cores multiply FP8 (Ada; then 9.0, and all from 10.0 on)."""
+
+AGAIN = "build or copy the engine again"
+"""The remedy for a plan that is not whole; where there is a passport, its command follows."""
 
 _TAGS: dict[bytes, PlanKind] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 _NAMES: dict[PlanKind, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
@@ -118,9 +121,8 @@ def read_header(path: Path) -> PlanHeader:
     try:
         if path.is_dir():
             raise EngineFormatError(f"'{path}' is a folder, not an engine", "give the path of the engine file")
-        with path.open("rb") as file:
-            start = file.read(HEADER_SIZE)
-            file_size = file.seek(0, 2)
+        start = read_start(path, HEADER_SIZE)
+        file_size = path.stat().st_size
     except OSError as error:
         raise unreadable(path, error) from error
     return parse_header(start, file_size, name=f"'{path}'")
@@ -138,28 +140,22 @@ def parse_header(start: bytes, file_size: int, *, name: str = "the engine") -> P
         EngineFormatError: it is empty, truncated, or not a plan.
     """
     if file_size == 0:
-        raise EngineFormatError(f"{name} is empty", "build or copy the engine again")
+        raise EngineFormatError(f"{name} is empty", AGAIN)
     kind = plan_kind(start)
     if kind is None:
         raise EngineFormatError(*_not_a_plan(start, name))
     if len(start) < _SMALLEST[kind]:
-        raise EngineFormatError(
-            f"{name} is truncated: {file_size} bytes, less than a plan's header", "build or copy the engine again"
-        )
+        raise EngineFormatError(f"{name} is truncated: {file_size} bytes, less than a plan's header", AGAIN)
     (serialisation,) = struct.unpack_from("<Q", start, 8)
     version = tuple(start[24:28])
     if kind == "tensorrt":
         return PlanHeader(kind, version, serialisation, None, None, file_size)
     size, mask = struct.unpack_from("<Q8xQ", start, 16)
     if start[28:32] != b"vtrt" or version[0] == 0:
-        raise EngineFormatError(
-            f"{name} begins like a TensorRT for RTX plan but its header is damaged", "build or copy the engine again"
-        )
+        raise EngineFormatError(f"{name} begins like a TensorRT for RTX plan but its header is damaged", AGAIN)
     if size != file_size:
         state = "truncated" if file_size < size else "longer than it should be"
-        raise EngineFormatError(
-            f"{name} is {state}: {file_size} bytes, its header says {size}", "build or copy the engine again"
-        )
+        raise EngineFormatError(f"{name} is {state}: {file_size} bytes, its header says {size}", AGAIN)
     capabilities = tuple(name for bit, name in enumerate(RTX_CAPABILITIES) if mask >> bit & 1)
     return PlanHeader(kind, version, serialisation, size, capabilities, file_size)
 

@@ -4,9 +4,7 @@ An engine file stays plain, so that ``trtexec`` and Triton load it; everything e
 Whether the engine can run here is answered from header and passport by :mod:`engines.portability`.
 """
 
-import importlib.metadata
 import json
-import platform as host
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,18 +13,13 @@ from typing import Any
 
 from engines.errors import EngineFormatError, InputError
 from engines.files import digest_file, unreadable, write_atomically
+from engines.installed import this_platform
 from engines.metadata import ModelMetadata
 from engines.tensors import TensorSpec
 
 FORMAT = "onnx-tensorrt-toolkit/passport"
 VERSION = 1
 _MAX_BYTES = 16 << 20
-
-_DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
-    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-}
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Passport:
         compute_capabilities: ("8.9", ...) that it was built for; empty where no GPU is involved.
         gpu: name of the GPU it was built on, where one was.
         driver: version of the NVIDIA driver that it was built with ("580.82.07"); None where no GPU took part.
-        cuda: version of CUDA that its library was built for ("13.0"); None where it isn't known.
+        cuda: version of CUDA that this driver speaks ("13.0"); None where no GPU took part.
         profiles: optimisation profiles: for each, input name to [min, opt, max] shapes.
         inputs, outputs: the engine's tensors.
         metadata: what travelled with the model.
@@ -54,8 +47,8 @@ class Passport:
             "data", "preprocess", as far as known).
         options: the build options that were set ("version_compatible": True, ...).
         layers: the audited layer types, as ``LayerReport.to_json`` gives them.
-        partial: convolutions and matrix products that the builder made wider than asked for, and that the build
-            allowed (``--allow-partial``): "conv1: fp32" each; empty where all have the precision.
+        partial: convolutions and matrix products of another type than asked for, which the build was told to allow
+            (``--allow-partial``): "'conv1' (conv) is fp32" each; empty where all have the precision.
         log: name of the build's log, which lies in the passport's folder; None where none was kept.
         measurements: accuracy and latency of this very file, as measured.
         calibration: what images, method and classes the ranges of a quantised engine come from.
@@ -87,8 +80,19 @@ class Passport:
     calibration: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, engine_path: Path, *, backend: str, precision: str, command: str, **facts: Any) -> "Passport":
+    def of(
+        cls,
+        engine_path: Path,
+        *,
+        backend: str,
+        precision: str,
+        command: str,
+        digest: str | None = None,
+        **facts: Any,
+    ) -> "Passport":
         """A passport for the file at ``engine_path`` as it is now; ``facts`` are further attributes.
+
+        ``digest`` is the file's, where the caller knows it.
 
         Raises:
             InputError: the file can't be read.
@@ -96,8 +100,8 @@ class Passport:
         path = Path(engine_path)
         facts.setdefault("created", datetime.now(UTC).isoformat(timespec="seconds"))
         facts.setdefault("platform", this_platform())
-        digest = digest_file(path)
-        return cls(path.name, digest, path.stat().st_size, backend, precision, command=command, **facts)
+        size = path.stat().st_size
+        return cls(path.name, digest or digest_file(path), size, backend, precision, command=command, **facts)
 
     def with_measurements(self, **measurements: Any) -> "Passport":
         """A copy with more measurements; one of the same name is replaced."""
@@ -153,7 +157,7 @@ class Passport:
             return cls(
                 engine=str(value["engine"]),
                 digest=str(value["digest"]),
-                size=int(value["size"]),
+                size=_size(value["size"]),
                 backend=str(value["backend"]),
                 precision=str(value["precision"]),
                 created=str(value["created"]),
@@ -179,11 +183,14 @@ class Passport:
                 measurements=dict(value["measurements"]),
                 calibration=None if calibration is None else dict(calibration),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, InputError) as error:
             if isinstance(error, EngineFormatError):
                 raise
+            command = value.get("command")
+            again = f"{command} --force" if isinstance(command, str) else "toolkit build-engine GRAPH.onnx --force"
             raise EngineFormatError(
-                f"the passport is damaged: {type(error).__name__} {error}", "build the engine again"
+                f"the passport is damaged: {type(error).__name__} {error}",
+                f"copy engine and passport again, or rebuild it: {again}",
             ) from error
 
     def write(self, path: Path) -> None:
@@ -231,12 +238,19 @@ def find_passport(engine_path: Path) -> Passport | None:
     return Passport.read(path)
 
 
+def _size(value: Any) -> int:
+    size = int(value)
+    if not 0 <= size < 1 << 63:
+        raise ValueError("no file has such a size")
+    return size
+
+
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
 def _load(path: Path) -> dict[str, Any]:
-    damaged = "build the engine again, or remove the file"
+    damaged = "copy engine and passport again, or rebuild it: toolkit build-engine GRAPH.onnx --force"
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise EngineFormatError(f"'{path}' is too large for a passport", damaged)
@@ -246,19 +260,3 @@ def _load(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise EngineFormatError(f"'{path}' is not a passport: damaged JSON ({error})", damaged) from error
     return value if isinstance(value, dict) else {}
-
-
-def this_platform() -> str:
-    """System and architecture of this machine, under the names that Linux has for them: "linux-x86_64"."""
-    machine = host.machine().lower()
-    return f"{host.system().lower()}-{ {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(machine, machine) }"
-
-
-def library_version(backend: str) -> str | None:
-    """The installed version of a backend's library by its package metadata, without importing it."""
-    for name in _DISTRIBUTIONS.get(backend, (backend,)):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None

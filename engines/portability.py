@@ -12,6 +12,7 @@ from typing import Any
 from engines.errors import EngineFormatError, EngineMismatchError, InputError, MissingLibraryError, ToolkitError
 from engines.files import digest_file, unreadable
 from engines.header import (
+    AGAIN,
     OLDEST_FP8,
     RTX_CAPABILITIES,
     PlanHeader,
@@ -20,7 +21,8 @@ from engines.header import (
     read_header,
     runs_fp8,
 )
-from engines.passport import Passport, find_passport, library_version, this_platform
+from engines.installed import library_version, this_platform
+from engines.passport import Passport, find_passport
 
 
 def reasons_not_to_run(
@@ -45,7 +47,7 @@ def reasons_not_to_run(
     """
     path = Path(engine_path)
     try:
-        header = None if path.suffix == ".onnx" else read_header(path)
+        header = None if path.suffix == ".onnx" else whole_plan(path)
         passport = find_passport(path)
         reasons: list[ToolkitError] = _damage(path, header, passport, digest)
     except InputError as error:
@@ -77,6 +79,26 @@ def require_runnable(engine_path: Path, **here: Any) -> None:
         raise reason
 
 
+def whole_plan(path: Path) -> PlanHeader:
+    """:func:`engines.header.read_header`, whose remedy ends with the command of the passport where one lies beside.
+
+    Raises:
+        InputError: the file doesn't exist or can't be read.
+        EngineFormatError: it is a folder, empty, truncated, or not a plan.
+    """
+    try:
+        return read_header(path)
+    except EngineFormatError as error:
+        try:
+            passport = find_passport(path)
+        except InputError:
+            passport = None
+        if passport is None:
+            raise
+        remedy = AGAIN if error.remedy == AGAIN else f"{error.remedy}; or build it again"
+        raise EngineFormatError(error.cause, f"{remedy}: {passport.command}") from error
+
+
 def _damage(path: Path, header: PlanHeader | None, passport: Passport | None, digest: bool) -> list[ToolkitError]:
     if passport is None:
         return []
@@ -93,7 +115,8 @@ def _damage(path: Path, header: PlanHeader | None, passport: Passport | None, di
         wrong = "isn't the file that its passport describes: the digests differ"
     if wrong is None:
         return []
-    remedy = f"copy engine and passport again, or rebuild: {passport.command}"
+    rebuild = "rebuild it" if passport.engine == path.name else f"rebuild '{passport.engine}', whose passport it is"
+    remedy = f"copy engine and passport again, or {rebuild}: {passport.command}"
     return [EngineFormatError(f"'{path.name}' {wrong}", remedy)]
 
 
@@ -145,7 +168,10 @@ def _rebuild(kind: PlanKind, passport: Passport | None, capability: str | None =
     command = passport.command if passport else f"toolkit build-engine GRAPH.onnx --backend {kind}"
     if capability is None or kind != "tensorrt-rtx":
         return command
-    words = iter(shlex.split(command))
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:  # somebody wrote something into the passport that no shell reads
+        return command
     kept: list[str] = []
     for word in words:
         if word == "--compute-capability":

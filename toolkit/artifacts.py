@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.errors import InputError
-from engines.files import unreadable
+from engines.files import read_start, unreadable
 from engines.header import plan_kind
 from engines.passport import FORMAT as PASSPORT
 
@@ -39,11 +39,7 @@ def kind_of(path: Path) -> Kind:
         InputError: it doesn't exist, is a folder, or is none of them.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    start = read_start(path, 64)
     if known := SUFFIXES.get(path.suffix.lower()):
         return known
     if path.suffix.lower() == ".json" or start.lstrip()[:1] == b"{":

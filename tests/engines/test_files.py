@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from engines.errors import InputError
-from engines.files import atomic_file, digest_bytes, digest_file, write_atomically
+from engines.files import atomic_file, digest_bytes, digest_file, read_start, write_atomically
 
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -74,3 +75,20 @@ def test_digesting_a_folder_or_nothing_says_so(tmp_path: Path) -> None:
         digest_file(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         digest_file(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("read", [digest_file, lambda path: read_start(path, 4)])
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        read(tmp_path / "pipe")
+
+
+def test_the_start_of_a_file_is_as_much_as_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"abcdef")
+    assert (read_start(path, 4), read_start(path, 40)) == (b"abcd", b"abcdef")
+    with pytest.raises(InputError, match="is a folder"):
+        read_start(tmp_path, 4)
+    with pytest.raises(InputError, match="does not exist"):
+        read_start(tmp_path / "missing", 4)

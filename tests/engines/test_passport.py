@@ -7,7 +7,8 @@ import pytest
 
 from engines.errors import EngineFormatError, InputError
 from engines.files import digest_bytes
-from engines.passport import Passport, find_passport, library_version, passport_path, this_platform
+from engines.installed import library_version, this_platform
+from engines.passport import Passport, find_passport, passport_path
 from engines.tensors import TensorSpec
 from tests.engines.test_header import rtx_plan
 from tests.tiny import METADATA
@@ -29,7 +30,9 @@ def full_passport(engine: Path) -> Passport:
         command=COMMAND,
         versions={"tensorrt_rtx": "1.7.1.116"},
         compute_capabilities=("8.9", "12.0"),
-        gpu=None,
+        gpu="NVIDIA H200",
+        driver="580.82.07",
+        cuda="13.0",
         profiles=({"input": ((1, 3, 16, 16), (8, 3, 16, 16), (32, 3, 16, 16))},),
         inputs=(TensorSpec("input", "float32", ("batch", 3, 16, 16)),),
         outputs=(TensorSpec("logits", "float32", ("batch", 5)),),
@@ -37,6 +40,8 @@ def full_passport(engine: Path) -> Passport:
         sources={"graph": "sha256:1", "weights": "sha256:2"},
         options={"workspace": 1 << 30},
         layers={"source": "plan", "shares": {"fp16": 1.0}, "layers": []},
+        partial=("'conv1' (conv) is fp32",),
+        log="model.fp16.rtx.engine.log",
     )
 
 
@@ -49,6 +54,17 @@ def test_a_passport_read_back_equals_the_one_written(tmp_path: Path) -> None:
     assert Passport.read(path) == passport
     assert find_passport(engine) == passport
     assert json.loads(path.read_text())["metadata"]["labels"] == list(METADATA.labels)
+
+
+def test_a_passport_from_before_a_field_existed_is_read(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path)
+    content = full_passport(engine).to_json()
+    for name in ("driver", "cuda", "partial", "log", "calibration"):
+        del content[name]
+    passport_path(engine).write_text(json.dumps(content))
+    passport = Passport.read(passport_path(engine))
+    assert (passport.driver, passport.cuda, passport.partial, passport.log) == (None, None, (), None)
+    assert passport.gpu == "NVIDIA H200"
 
 
 def test_it_describes_the_file_as_it_is(tmp_path: Path) -> None:
@@ -92,7 +108,17 @@ def test_a_truncated_passport_is_refused(tmp_path: Path, keep: float) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("size", "many"), ("inputs", [{"name": "x"}]), ("metadata", {"labels": 3}), ("profiles", 7), ("digest", None)],
+    [
+        ("size", "many"),
+        ("size", -1),
+        ("size", 10**400),
+        ("size", float("inf")),
+        ("inputs", [{"name": "x"}]),
+        ("metadata", {"labels": 3}),
+        ("profiles", 7),
+        ("digest", None),
+        ("partial", 3),
+    ],
 )
 def test_a_passport_with_a_damaged_field_is_refused(tmp_path: Path, key: str, value: object) -> None:
     engine = engine_in(tmp_path)
@@ -103,8 +129,9 @@ def test_a_passport_with_a_damaged_field_is_refused(tmp_path: Path, key: str, va
     else:
         content[key] = value
     path.write_text(json.dumps(content))
-    with pytest.raises(EngineFormatError, match="passport is damaged"):
+    with pytest.raises(EngineFormatError, match="passport is damaged") as caught:
         Passport.read(path)
+    assert caught.value.remedy.endswith(f"rebuild it: {COMMAND} --force")
 
 
 def test_a_passport_of_a_newer_format_asks_for_an_upgrade(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from engines.errors import EngineFormatError, EngineMismatchError, MissingLibraryError, ToolkitError
 from engines.passport import Passport, passport_path
-from engines.portability import reasons_not_to_run, require_runnable
+from engines.portability import reasons_not_to_run, require_runnable, whole_plan
 from tests.engines.test_header import rtx_plan, tensorrt_plan
 from tests.engines.test_passport import COMMAND, engine_in, full_passport
 
@@ -112,6 +112,33 @@ def test_a_truncated_tensorrt_engine_shows_by_its_passport(tmp_path: Path) -> No
 def test_a_passport_of_another_kind_of_engine_is_refused(tmp_path: Path) -> None:
     engine = rtx_engine(tmp_path, backend="tensorrt")
     assert "its passport is for tensorrt" in reasons_not_to_run(engine, **HERE)[0].cause  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage" * 20, rtx_plan()[:100], b"PK\x03\x04"])
+def test_what_is_no_plan_is_rebuilt_with_the_command_of_its_passport(tmp_path: Path, data: bytes) -> None:
+    engine = rtx_engine(tmp_path)
+    engine.write_bytes(data)
+    with pytest.raises(EngineFormatError) as caught:
+        whole_plan(engine)
+    assert caught.value.remedy.endswith(f": {COMMAND}")
+    assert only(reasons_not_to_run(engine)).remedy == caught.value.remedy
+    passport_path(engine).write_text("{")
+    with pytest.raises(EngineFormatError) as alone:
+        whole_plan(engine)
+    assert alone.value.cause == caught.value.cause
+    assert COMMAND not in alone.value.remedy
+
+
+def test_a_passport_that_was_written_for_another_engine_is_named(tmp_path: Path) -> None:
+    engine = rtx_engine(tmp_path, engine="other.engine", digest="sha256:0", command="toolkit build-engine o.onnx")
+    reason = only(reasons_not_to_run(engine, **HERE))  # type: ignore[arg-type]
+    assert reason.remedy.endswith("rebuild 'other.engine', whose passport it is: toolkit build-engine o.onnx")
+
+
+def test_a_command_that_no_shell_reads_is_given_as_it_is(tmp_path: Path) -> None:
+    engine = rtx_engine(tmp_path, command="toolkit build-engine 'unfinished")
+    reason = only(reasons_not_to_run(engine, compute_capability="8.6", installed="1.7.1"))
+    assert reason.remedy == "rebuild it: toolkit build-engine 'unfinished"
 
 
 def test_garbage_is_the_only_reason_given(tmp_path: Path) -> None:

@@ -296,6 +296,11 @@ def test_what_was_measured_is_written_into_the_passport_of_the_very_file(folder,
     assert written["accuracy"]["data"]["digest"] == result.data.digest
     assert written["speed"]["batches"][1]["images_per_second"] == row.speeds[4].timing.images_per_second
     assert "block_seconds" not in written["speed"]["batches"][0]
+    for name in ("accuracy", "speed"):
+        assert written[name]["device"] == "cpu"
+        assert written[name]["provider"] == "CPUExecutionProvider"
+        assert written[name]["machine"] == str(result.machine)
+        assert written[name]["measured"] == result.created
 
     before = passport_path(engine).read_bytes()
     compare([engine], data, batch_sizes=(), update_passports=False)

@@ -16,7 +16,9 @@ from export.models.registry import build_empty
 from tests.tiny import METADATA, tiny_graph
 from tests.toolkit.conftest import Shown
 from toolkit.inspection.checkpoint import layer_table
-from toolkit.inspection.report import as_json, short_list, size_text
+from toolkit.inspection.measured import measured_sections
+from toolkit.inspection.passport import shares_table
+from toolkit.inspection.report import Facts, Table, as_json, short_list, size_text
 from toolkit.steps.inspect import inspect
 
 
@@ -167,6 +169,87 @@ def test_a_plans_passport_is_shown_with_it(tmp_path: Path, shown: Shown) -> None
             assert fact in out, (file, fact)
 
 
+@pytest.mark.parametrize(("precision", "types"), [("fp16", "fp16"), ("fp32", "fp32")])
+def test_precision_is_told_as_shares_with_and_without_a_passport(
+    tmp_path: Path, shown: Shown, precision: str, types: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    from toolkit.steps.build import build_engine
+
+    onnx.save(tiny_graph(), tmp_path / "model.onnx")
+    report = build_engine(tmp_path / "model.onnx", precision=precision, backend="tensorrt-rtx")
+    with_passport = shown(str(report.engine))[1]
+    report.passport.unlink()
+    alone = shown(str(report.engine))[1]
+    for out in (with_passport, alone):
+        row = next(line.split() for line in out.splitlines() if "█" in line)
+        assert row[:4] == [types, "2", "2", "100%"]
+    assert "build it again" in with_passport
+    assert "what it was made from is unknown" in alone
+    assert "by the plan itself" not in with_passport
+    told = alone.partition("by the plan itself")[2]
+    assert "input: float32[batch, 3, 16, 16]" in told
+    assert "logits: float32[batch, 5]" in told
+
+
+def test_the_bars_are_as_long_as_the_shares() -> None:
+    layers = [("conv", "int8")] * 5 + [("matmul", "int8")] + [("conv", "fp16")] * 2
+    table = shares_table(layers)
+    assert [row[:4] for row in table.rows] == [("int8", "5", "1", "75%"), ("fp16", "2", "0", "25%")]
+    assert [len(row[4]) for row in table.rows] == [18, 6]
+    assert len(shares_table([*layers * 100, ("conv", "fp32")]).rows[-1][4]) == 1
+
+
+def test_facts_of_the_build_are_shown(tmp_path: Path, shown: Shown) -> None:
+    path = rtx_plan(tmp_path / "model.rtx.engine")
+    calibration = {"data": "pictures", "images": 40, "seen": "x" * 400, "unseen_classes": []}
+    facts = {"driver": "580.82.07", "cuda": "13.0", "gpu": "NVIDIA H200", "calibration": calibration}
+    passport(path, partial=("fc1: fp32",), log="model.rtx.engine.log", **facts).write(passport_path(path))
+    code, out, _ = shown(str(path))
+    assert code == 0
+    for words in ("NVIDIA driver 580.82.07, CUDA 13.0", "on NVIDIA H200", "fc1: fp32", "model.rtx.engine.log", "40"):
+        assert words in out
+    assert "xxx" not in out
+
+
+def test_what_was_measured_is_said_in_words_and_a_table() -> None:
+    share = {"count": 97, "total": 100, "rate": 0.97, "low": 0.915, "high": 0.99}
+    place = {
+        "measured": "2026-11-22",
+        "machine": "a box",
+        "device": "cuda:0",
+        "provider": "TensorRT 11",
+        "driver": "580",
+    }
+    times = {"p50": 0.001, "p95": 0.0012, "p99": 0.002, "mean": 0.001, "minimum": 0.0009}
+    speed = {"batch": 8, "latency_seconds": times, "images_per_second": 8000.0, "ratio": {"value": 2.5}}
+    accuracy = {"top1": share, "top5": None, "agreement": share, "non_finite": 0, "reference": "model.onnx"}
+    data = {"name": "digits", "split": "test", "images": 100}
+    facts, table = measured_sections(
+        {
+            "accuracy": {**place, **accuracy, "data": data},
+            "speed": {**place, "reference": "model.onnx", "batches": [speed]},
+            "accuracy_budget": {"max_drop": 0.5},
+        }
+    )
+    assert isinstance(facts, Facts)
+    text = "\n".join(value for _, value in facts.rows)
+    assert "top-1 97.00 % (91.5-99.0)" in text
+    assert "agrees with model.onnx on 97.00 %" in text
+    assert "on cuda:0 with TensorRT 11, driver 580, a box, 2026-11-22" in text
+    assert ("accuracy_budget.max_drop", "0.5") in facts.rows
+    assert isinstance(table, Table)
+    assert table.rows == (("8", "1 ms", "1.2 ms", "2 ms", "8,000", "2.50x"),)
+
+
+@pytest.mark.parametrize("value", [3, "x", [], {}, {"data": 1}, {"batches": []}, {"batches": [1], "reference": "a"}])
+def test_measurements_of_another_layout_are_shown_by_name(value: object) -> None:
+    for name in ("accuracy", "speed"):
+        sections = measured_sections({name: value})
+        assert all(isinstance(section, Facts) for section in sections)
+    assert measured_sections({}) == []
+
+
 def test_a_plan_that_is_not_its_passports_says_so(tmp_path: Path, shown: Shown) -> None:
     path = rtx_plan(tmp_path / "model.rtx.engine")
     passport(path).write(passport_path(path))
@@ -176,9 +259,11 @@ def test_a_plan_that_is_not_its_passports_says_so(tmp_path: Path, shown: Shown) 
     reasons = inspect(path).to_json()["reasons_not_to_run"]
     assert any("digest" in reason["cause"] for reason in reasons)
     passport_path(path).write_text('{"format": "onnx-tensorrt-toolkit/passport"')
-    code, out, _ = shown(str(path))
-    assert code == 0
+    code, out, err = shown(str(path))
+    assert code == 2
     assert "damaged" in out
+    assert "TensorRT for RTX 1.7.1.116" in out
+    assert [line.split()[0] for line in err.strip().splitlines()] == ["error:", "try:"]
 
 
 def test_a_calibration_table_is_shown_with_its_ranges(tmp_path: Path, shown: Shown) -> None:

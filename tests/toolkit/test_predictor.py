@@ -227,6 +227,10 @@ def test_loading_a_graph_without_metadata_closes_it_and_says_what_is_missing(tmp
     with pytest.raises(InputError, match="carries no metadata"):
         load(path, device="cpu")
     assert METADATA_KEY not in path.read_bytes().decode("latin-1")
+    with load(path, device="cpu", preprocess=PREPROCESS, labels="abcde") as told:
+        assert told.classify(tiny_images(1))[0].label in "abcde"
+    with load(path, device="cpu", preprocess=PREPROCESS) as nameless:
+        assert nameless.classify(tiny_images(1))[0].label in "01234"
 
 
 def test_loading_a_checkpoint_runs_it_in_pytorch(tmp_path: Path) -> None:

@@ -22,17 +22,19 @@ def command(file: str, trust_pickle: bool, as_json: bool) -> None:
     A checkpoint's layers are shown with output shapes, parameters and multiply-accumulates; a graph's
     operators, types, Q/DQ and metadata, and what TensorRT would make of Q/DQ nodes, whoever placed them; a
     calibration table's ranges and how they were chosen; of a TensorRT engine header and passport, without TensorRT.
+    An engine that isn't the one its passport describes is shown and ends with an error.
     """
     from toolkit.steps.inspect import inspect
 
     report = inspect(file, trust_pickle=trust_pickle)
     if as_json:
         console.emit_json(report.to_json())
-        return
-    for number, section in enumerate(report.sections):
+    for number, section in enumerate(() if as_json else report.sections):
         if number:
             console.out()
         console.out(_render(section))
+    if report.damage is not None:  # what could be read is shown all the same
+        raise report.damage
 
 
 _TITLE: Any = {"title_style": "bold", "title_justify": "left"}

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from engines.optional import require
 from engines.tensors import TensorSpec
-from toolkit.inspection.passport import passport_facts, read_beside, reason_rows, reasons_json
+from toolkit.inspection.measured import measured_sections
+from toolkit.inspection.passport import (
+    passport_facts,
+    read_beside,
+    reason_rows,
+    reasons_json,
+    shares_table,
+)
 from toolkit.inspection.quantisation import for_tensorrt
 from toolkit.inspection.report import (
     Facts,
@@ -89,7 +96,9 @@ def inspect_graph(path: Path) -> Report:
     if verification:
         sections.append(_verification(verification))
     if passport:
-        sections.append(passport_facts(passport))
+        sections += [passport_facts(passport), *measured_sections(passport.measurements)]
+    if layers:
+        sections.append(shares_table([(layer.kind, layer.type) for layer in layers]))
     rows = tuple((layer.name, layer.op, layer.type) for layer in layers)
     sections.append(Table("convolutions and matrix products", ("node", "operator", "computes in"), rows))
     findings = lint(model)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.errors import ToolkitError
 from engines.metadata import ModelMetadata
 from engines.preprocess import Preprocess
 from engines.tensors import TensorSpec
@@ -47,12 +48,14 @@ class Report:
         path: the file.
         sections: what to show people.
         value: the same and more for programs, as JSON can hold it.
+        damage: why the file isn't to be used although it could be described: it isn't what its passport says.
     """
 
     kind: str
     path: Path
     sections: tuple[Facts | Table, ...]
     value: Mapping[str, Any] = field(default_factory=dict)
+    damage: ToolkitError | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One object: kind, file, size in bytes and what is known of this kind."""

@@ -95,7 +95,8 @@ class Predictor:
         if preprocess is None and metadata is None:
             raise InputError(
                 "the engine carries no metadata, so how images become its input is unknown",
-                "give preprocess=Preprocess(...) and labels=[...], or export the model with `toolkit export`",
+                "put its passport beside it, build it from a graph of `toolkit export`, or give toolkit.load() "
+                "preprocess=Preprocess(...) and labels=[...]",
             )
         self.session = session
         self.preprocess = preprocess or cast("ModelMetadata", metadata).preprocess
