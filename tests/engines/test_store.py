@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from engines import store as stores
-from engines import store_entries
 from engines.errors import InputError
 from engines.files import digest_bytes, digest_file
 from engines.store import Store, cache_folder, open_store, runtime_cache, save, timing_cache
+from engines.store import entries as store_entries
+from engines.store import store as stores
 
 KEY = {"graph": "sha256:1", "options": {"batch": ["1:8:32"]}}
 BIG = bytes(range(256)) * (5 << 12)  # 5 MiB: large enough to have its digest remembered
