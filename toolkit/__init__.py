@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engines.sessions import open_session as open_session
     from toolkit.loading import load as load
     from toolkit.runtime.predictor import Predictor as Predictor
+    from toolkit.steps.bisect import bisect as bisect
     from toolkit.steps.build import build_engine as build_engine
     from toolkit.steps.calibrate import calibrate as calibrate
     from toolkit.steps.compare import compare as compare
@@ -31,6 +32,7 @@ _PUBLIC = {
     "Predictor": "toolkit.runtime.predictor",
     "Preprocess": "engines.preprocess",
     "ToolkitError": "engines.errors",
+    "bisect": "toolkit.steps.bisect",
     "build_engine": "toolkit.steps.build",
     "calibrate": "toolkit.steps.calibrate",
     "compare": "toolkit.steps.compare",
