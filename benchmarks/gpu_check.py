@@ -98,6 +98,10 @@ def summary(record: dict[str, Any]) -> list[str]:
         )
         reasons = {timing["not_measured"] for timing in row["batches"].values() if "not_measured" in timing}
         lines.append(f"{row['name']:45} {'  '.join(cells)} {'; '.join(sorted(filter(None, reasons)))}")
+    for goal in figures.get("goals", ()):
+        bound = f">= {goal['at_least']}" if "at_least" in goal else f"<= {goal['at_most']}"
+        ratios = "  ".join(f"{batch}: {ratio}" for batch, ratio in goal["ratios"].items())
+        lines.append(f"{goal['what']} ({bound}): {ratios}; met at {', '.join(goal['met']) or 'none'}")
     return lines
 
 

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.errors import RunError, ToolkitError
-from engines.sessions import Session
+from benchmarks.gpu_goals import goals
+from engines.errors import ToolkitError
 
 BATCHES = (1, 8, 32, 128)
+PIXELS = "fp16.uint8"
+KINDS = ("fp32", "fp16", PIXELS)
+"""Graphs: by precision, and the FP16 one that takes raw pictures."""
 CLASSES = 1000
 
 
@@ -76,27 +79,40 @@ def main(seconds: float, device: str = "cuda:0", batches: tuple[int, ...] = BATC
             for batch in batches
         }
         results.append(result)
-    return {"network": f"alexnet, {CLASSES} classes, 224x224, random weights", "rows": results}
+    network = f"alexnet, {CLASSES} classes, 224x224, random weights"
+    return {"network": network, "rows": results, "goals": goals(results)}
 
 
 def _artifacts(folder: Path) -> Iterator[Row]:
     """The artifacts to measure, made here; those that can't be made carry the reason."""
     checkpoint, graphs, problem = _graphs(folder)
     yield Row("PyTorch FP32", str(checkpoint), "torch", "fp32", reason=problem)
-    for precision in ("fp32", "fp16"):
-        path = graphs.get(precision, folder)
-        yield Row(f"ONNX Runtime CUDA {precision.upper()}", str(path), "onnxruntime", precision, reason=problem)
-        yield Row(
-            f"ONNX Runtime CUDA {precision.upper()}, plain session.run", str(path), "onnxruntime", precision,
-            "benchmarks.gpu_figures:plain_session", problem,
-        )  # fmt: skip
+    for kind in KINDS:
+        path = str(graphs.get(kind, folder))
+        name = f"ONNX Runtime CUDA {_words(kind)}"
+        yield from _ways(name, path, "onnxruntime", kind, problem)
+        if kind != PIXELS:
+            plain = "benchmarks.gpu_sessions:plain"
+            yield Row(f"{name}, plain session.run", path, "onnxruntime", kind, plain, problem)
     for backend in ("tensorrt", "tensorrt-rtx"):
-        for precision in ("fp32", "fp16"):
-            path, reason = folder / f"{backend}.{precision}.engine", problem
+        for kind in KINDS:
+            engine, reason = folder / f"{backend}.{kind}.engine", problem
             if not reason:
-                reason = _build(graphs[precision], backend, path)
-            opener = "benchmarks.gpu_figures:judged_by_the_library"
-            yield Row(f"{backend} {precision.upper()}", str(path), backend, precision, opener, reason)
+                reason = _build(graphs[kind], backend, engine)
+            yield from _ways(f"{backend} {_words(kind)}", str(engine), backend, kind, reason)
+
+
+def _ways(name: str, path: str, backend: str, kind: str, reason: str) -> Iterator[Row]:
+    """One engine through our session: run(), slots filled from an array, slots whose inputs are in place."""
+    opener = "benchmarks.gpu_sessions"
+    yield Row(name, path, backend, kind, f"{opener}:judged_by_the_library", reason)
+    if kind != "fp32":
+        yield Row(f"{name}, slots", path, backend, kind, f"{opener}:slots_filled", reason)
+        yield Row(f"{name}, slots in place", path, backend, kind, f"{opener}:slots_in_place", reason)
+
+
+def _words(kind: str) -> str:
+    return "FP16 from uint8" if kind == PIXELS else kind.upper()
 
 
 def _graphs(folder: Path) -> tuple[Path, dict[str, Path], str]:
@@ -117,9 +133,10 @@ def _graphs(folder: Path) -> tuple[Path, dict[str, Path], str]:
         metadata = ModelMetadata("alexnet", tuple(f"class {i}" for i in range(CLASSES)), Preprocess(224, 224))
         save_checkpoint(checkpoint, module, metadata)
         model = to_onnx(module, metadata)
-        paths = {"fp32": folder / "alexnet.onnx", "fp16": folder / "alexnet.fp16.onnx"}
+        paths = {kind: folder / f"alexnet.{kind}.onnx" for kind in KINDS}
         save_graph(model, paths["fp32"])
         save_graph(to_half(model, "fp16"), paths["fp16"])
+        save_graph(to_half(to_onnx(module, metadata, uint8_input=True), "fp16"), paths[PIXELS])
     except Exception as error:
         return checkpoint, {}, f"the graphs could not be made: {' '.join(str(error).split())}"
     return checkpoint, paths, ""
@@ -137,40 +154,6 @@ def _build(graph: Path, backend: str, path: Path) -> str:
     except Exception as error:
         return " ".join(str(error).split())
     return ""
-
-
-def judged_by_the_library(path: str, *, backend: str, device: str, threads: int | None) -> Session:
-    """A plan without our own check, so that a GPU outside the documented ones is asked too."""
-    from engines.sessions.opening import backend_class, backend_of
-
-    session: Session = backend_class(backend_of(path))(path, device=device, check=False)
-    return session
-
-
-def plain_session(path: str, *, backend: str, device: str, threads: int | None) -> Session:
-    """ONNX Runtime's own ``session.run`` on CUDA, as most people write it: the baseline for our session."""
-    import onnxruntime
-
-    from engines.nvidia_wheels import load_nvidia_wheels
-    from engines.sessions.onnxruntime import OnnxRuntimeSession
-
-    class Plain(OnnxRuntimeSession):
-        def _run(self, feeds: Any, batch: int) -> Any:
-            names = [spec.name for spec in self.outputs]
-            return dict(zip(names, self._plain.run(names, dict(feeds)), strict=True))
-
-        def stage_times(self) -> None:
-            return None
-
-    load_nvidia_wheels()
-    session = Plain(path, device=device)
-    cuda = "CUDAExecutionProvider"
-    # Without TF32, as our session has it; everything else as it comes.
-    providers = [(cuda, {"use_tf32": "0"})]
-    session._plain = onnxruntime.InferenceSession(path, providers=providers, enable_fallback=0)
-    if cuda not in session._plain.get_providers():
-        raise RunError("ONNX Runtime took the CPU though CUDA was asked for", "run `toolkit doctor`")
-    return session
 
 
 if __name__ == "__main__":

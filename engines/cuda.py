@@ -16,13 +16,23 @@ if TYPE_CHECKING:
 
 API = {
     "Device": ("set_current", "create_stream", "create_event", "allocate", "name", "compute_capability"),
-    "Stream": ("handle", "record", "sync", "close", "create_graph_builder"),
-    "Event": ("__sub__", "close"),
+    "Stream": ("handle", "record", "wait", "sync", "close", "create_graph_builder"),
+    "Event": ("__sub__", "is_done", "sync", "close"),
     "EventOptions": ("timing_enabled",),
     "Buffer": ("handle", "copy_to", "close", "from_handle"),
     "LegacyPinnedMemoryResource": ("allocate",),
     "graph.GraphBuilder": ("begin_building", "end_building", "complete", "close", "stream"),
     "graph.Graph": ("launch", "close"),
+    "utils.StridedMemoryView": (
+        "from_any_interface",
+        "from_buffer",
+        "ptr",
+        "shape",
+        "strides",
+        "dtype",
+        "device_id",
+        "__dlpack__",
+    ),
 }
 """What is used of ``cuda.core``. A release that lacks any of it is refused by name, before it fails half-way."""
 
@@ -35,6 +45,7 @@ def cuda_core() -> Any:
         UnsupportedError: it is too old.
     """
     core = require("cuda.core", "Running on a GPU", "tensorrt")
+    require("cuda.core.utils", "Running on a GPU", "tensorrt")
     if missing := missing_names(core):
         raise UnsupportedError(
             f"cuda-core {getattr(core, '__version__', '')} lacks {missing[0]}", "pip install -U 'cuda-core>=1.0'"
@@ -94,7 +105,7 @@ class CudaDevice:
         return self._device.create_stream()
 
     def timer(self) -> Any:
-        """A new event that records the time; two of them subtract to milliseconds."""
+        """A new event: streams and the host can wait for it, and two of them subtract to milliseconds."""
         return self._device.create_event(options=self._core.EventOptions(timing_enabled=True))
 
     def pinned(self, nbytes: int) -> Any:
@@ -105,9 +116,31 @@ class CudaDevice:
         """A buffer on the device, allocated in the order of ``stream``."""
         return self._device.allocate(nbytes, stream=stream)
 
-    def part(self, buffer: Any, nbytes: int) -> Any:
-        """The first ``nbytes`` of a buffer, as a buffer that keeps it alive; copies take whole buffers."""
-        return self._core.Buffer.from_handle(int(buffer.handle), nbytes, owner=buffer)
+    def part(self, buffer: Any, start: int, nbytes: int) -> Any:
+        """``nbytes`` of a buffer from byte ``start``, as a buffer that keeps it alive; copies take whole buffers."""
+        return self.borrowed(int(buffer.handle) + start, nbytes, buffer)
+
+    def borrowed(self, address: int, nbytes: int, owner: Any) -> Any:
+        """Memory of somebody else as a buffer; it keeps ``owner`` and never frees the memory."""
+        return self._core.Buffer.from_handle(address, nbytes, owner=owner)
+
+    def view(self, array: Any, stream: Any) -> Any:
+        """An array of another library, through DLPack or the CUDA array interface.
+
+        ``stream`` is made to wait for what the library has under way on it, where the library says.
+        """
+        return self._core.utils.StridedMemoryView.from_any_interface(array, stream_ptr=int(stream.handle))
+
+    def export(self, buffer: Any, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Any:
+        """A buffer as an array that other libraries take through DLPack."""
+        return self._core.utils.StridedMemoryView.from_buffer(buffer, shape, dtype=dtype)
+
+    def __str__(self) -> str:
+        return f"cuda:{self.index}"
+
+
+MAX_PARTS = 4096
+"""Parts of a tensor that are remembered: more than the batch sizes that a service sees, a few hundred bytes each."""
 
 
 class StagedTensor:
@@ -119,17 +152,20 @@ class StagedTensor:
         device: where.
         nbytes: bytes of the largest shape.
         stream: orders the allocation.
+
+    Attributes:
+        nbytes: bytes of either home.
     """
 
     def __init__(self, device: CudaDevice, nbytes: int, stream: Any) -> None:
-        size = max(nbytes, 1)
+        size = self.nbytes = max(nbytes, 1)
         self._gpu = device
         self._pinned = device.pinned(size)
         self._memory = device.memory(size, stream)
         # numpy sees the pinned memory through its address, and doesn't own it.
         raw = (ctypes.c_uint8 * size).from_address(int(self._pinned.handle))
         self._bytes: NDArray[np.uint8] | None = np.frombuffer(memoryview(raw).cast("B"), np.uint8)
-        self._parts: dict[int, tuple[Any, Any]] = {size: (self._pinned, self._memory)}
+        self._parts: dict[tuple[int, int], tuple[Any, Any]] = {(0, size): (self._pinned, self._memory)}
 
     @property
     def address(self) -> int:
@@ -143,9 +179,9 @@ class StagedTensor:
         count = int(np.prod(shape)) * dtype.itemsize
         return self._bytes[:count].view(dtype).reshape(shape)
 
-    def to_device(self, nbytes: int, stream: Any) -> None:
-        """Copy the first bytes host to device, in the order of ``stream``."""
-        pinned, memory = self._part(nbytes)
+    def to_device(self, nbytes: int, stream: Any, start: int = 0) -> None:
+        """Copy bytes, the first ones unless ``start`` says, host to device, in the order of ``stream``."""
+        pinned, memory = self._part(nbytes, start)
         pinned.copy_to(memory, stream=stream)
 
     def to_host(self, nbytes: int, stream: Any) -> None:
@@ -153,25 +189,39 @@ class StagedTensor:
         pinned, memory = self._part(nbytes)
         memory.copy_to(pinned, stream=stream)
 
+    def from_elsewhere(self, address: int, nbytes: int, owner: Any, stream: Any) -> None:
+        """Copy from other memory of the device into the first bytes, in the order of ``stream``."""
+        buffer = self._gpu.borrowed(address, nbytes, owner)
+        buffer.copy_to(self.on_device(nbytes), stream=stream)
+
+    def on_device(self, nbytes: int) -> Any:
+        """The first bytes of the device memory, as a buffer."""
+        return self._part(nbytes)[1]
+
     def close(self, stream: Any) -> None:
         """Give both memories back; the tensor must not be in use."""
         self._bytes = None
-        for nbytes in list(self._parts):
-            self._parts.pop(nbytes)
+        self._parts.clear()
         self._memory.close(stream)
         self._pinned.close()
 
-    def _part(self, nbytes: int) -> tuple[Any, Any]:
-        if nbytes not in self._parts:
-            self._parts[nbytes] = (self._gpu.part(self._pinned, nbytes), self._gpu.part(self._memory, nbytes))
-        return self._parts[nbytes]
+    def _part(self, nbytes: int, start: int = 0) -> tuple[Any, Any]:
+        key = (start, nbytes)
+        if key not in self._parts:
+            if len(self._parts) >= MAX_PARTS:
+                self._parts.clear()
+            self._parts[key] = (
+                self._gpu.part(self._pinned, start, nbytes),
+                self._gpu.part(self._memory, start, nbytes),
+            )
+        return self._parts[key]
 
 
 def capture(stream: Any, enqueue: Callable[[int], bool]) -> Any:
     """Record what ``enqueue`` puts on a stream as a CUDA graph.
 
     Args:
-        stream: a stream with nothing under way.
+        stream: what is under way on it goes on; nothing else may be put on it meanwhile.
         enqueue: puts work on the stream whose handle it is given; answers whether it could.
 
     Returns:

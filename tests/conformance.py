@@ -8,6 +8,8 @@ import pytest
 
 from engines.errors import InputError, RunError
 from engines.sessions import Session
+from engines.sessions.base import Slot
+from engines.sessions.slots import DEFAULT_CAPACITY
 from engines.tensors import Array
 
 
@@ -146,10 +148,13 @@ class Conformance:
 
     def test_a_second_run_at_the_same_time_is_refused(self, case: Case):
         with case.open() as session:
+            slot, _ = session.slots(max_batch=2)
+            slot.inputs(1)["input"][:] = samples(1)
             assert session._owner.acquire(blocking=False), "nothing is running"  # as a run in another thread does
             try:
-                with pytest.raises(RunError, match="already running in another thread"):
-                    session.run({"input": samples(1)})
+                for call in (lambda: session.run({"input": samples(1)}), slot.start):
+                    with pytest.raises(RunError, match="already running in another thread"):
+                        call()
             finally:
                 session._owner.release()
             assert session.run({"input": samples(1)})["logits"].shape == (1, 5)
@@ -176,3 +181,104 @@ class Conformance:
             c = other.run({"input": data})["logits"]
         for logits in (a, b, c):
             np.testing.assert_allclose(logits, expected[: len(logits)], rtol=0, atol=case.tolerance)
+
+    def test_slots_overlap_and_each_answers_its_own_batch(self, case: Case):
+        batches = [samples(size, seed=size) for size in (8, 1, 3, 8, 5, 2, 8, 8, 4)]
+        with case.open() as session:
+            slots = session.slots(3, max_batch=8)
+            assert [slot.capacity for slot in slots] == [8, 8, 8]
+            for _ in range(2):  # the second time over, every batch size has been seen
+                under_way: list[tuple[Slot, Array]] = []
+                for number, data in enumerate(batches):
+                    slot = slots[number % 3]
+                    if len(under_way) == 3:
+                        self.check(case, *under_way.pop(0))
+                    view = slot.inputs(len(data))["input"]
+                    assert (view.shape, view.dtype) == (data.shape, data.dtype)
+                    view[:] = data
+                    slot.start()
+                    under_way.append((slot, data))
+                for pair in under_way:
+                    self.check(case, *pair)
+
+    @staticmethod
+    def check(case: Case, slot: Slot, data: Array) -> None:
+        logits = slot.wait()["logits"]
+        assert slot.done()
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, case.expected(data), rtol=0, atol=case.tolerance)
+        assert slot.wait()["logits"] is logits, "waiting again gives the same answer"
+
+    def test_a_slot_can_run_again_what_it_holds_and_becomes_done_by_itself(self, case: Case):
+        data = samples(3)
+        with case.open() as session:
+            (slot,) = session.slots(1, max_batch=4)
+            assert not slot.done()
+            slot.inputs(3)["input"][:] = data
+            for _ in range(3):
+                slot.start()
+                for _ in range(100_000):
+                    if slot.done():
+                        break
+                assert slot.done()
+                self.check(case, slot, data)
+
+    def test_runs_and_slots_do_not_disturb_each_other(self, case: Case):
+        first, second, third = (samples(4, seed=seed) for seed in range(3))
+        with case.open() as session:
+            one, two = session.slots(max_batch=8)
+            one.inputs(4)["input"][:] = first
+            one.start()
+            two.inputs(4)["input"][:] = second
+            logits = session.run({"input": third})["logits"]
+            two.start()
+            self.check(case, one, first)
+            self.check(case, two, second)
+        np.testing.assert_allclose(logits, case.expected(third), rtol=0, atol=case.tolerance)
+
+    def test_a_slot_keeps_its_order_of_calls(self, case: Case):
+        data = samples(2)
+        with case.open() as session:
+            slot, _ = session.slots(2, max_batch=4)
+            with pytest.raises(RunError, match="no batch to run"):
+                slot.start()
+            with pytest.raises(RunError, match="nothing under way"):
+                slot.wait()
+            for batch in (0, 5, -1):
+                with pytest.raises(InputError, match="takes 1 to 4 samples"):
+                    slot.inputs(batch)
+            slot.inputs(2)["input"][:] = data
+            slot.start()
+            with pytest.raises(RunError, match="is under way"):
+                slot.start()
+            with pytest.raises(RunError, match="is under way"):
+                slot.inputs(1)
+            self.check(case, slot, data)
+            slot.inputs(1)
+            with pytest.raises(RunError, match="nothing under way"):
+                slot.wait()
+
+    def test_slots_are_made_once_and_closed_with_their_session(self, case: Case):
+        with case.open() as session:
+            with pytest.raises(InputError, match="0 slots"):
+                session.slots(0)
+            with pytest.raises(InputError, match="no batches of 0"):
+                session.slots(2, max_batch=0)
+            slot, busy = session.slots(2, max_batch=2)
+            with pytest.raises(RunError, match="its slots already"):
+                session.slots(2)
+            busy.inputs(1)["input"][:] = samples(1)
+            busy.start()  # closing waits for what is under way
+        for call in (lambda: slot.inputs(1), slot.start, slot.wait, busy.wait):
+            with pytest.raises(RunError, match="is closed"):
+                call()
+        with pytest.raises(RunError, match="is closed"):
+            session.slots()
+
+    def test_slots_take_as_much_as_the_engine_unless_told(self, case: Case):
+        with case.open() as session:
+            limit = session.info.max_batch
+            assert {slot.capacity for slot in session.slots()} == {limit or DEFAULT_CAPACITY}
+        if limit is not None:
+            with case.open() as session, pytest.raises(InputError, match=f"no batches of {limit + 1}"):
+                session.slots(max_batch=limit + 1)

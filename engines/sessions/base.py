@@ -32,7 +32,7 @@ class StageTimes:
     """Seconds that the last run spent a stage, measured on the device.
 
     Attributes:
-        copy_in: host to device.
+        copy_in: host to device; of a large input with the copying into page-locked memory that it overlaps.
         device: the engine itself.
         copy_out: device to host.
     """
@@ -40,6 +40,46 @@ class StageTimes:
     copy_in: float
     device: float
     copy_out: float
+
+
+class Slot(Protocol):
+    """A batch's place in a session: filled by the caller, run, read.
+
+    Slots of one session overlap: while one computes, the next is filled. A slot is used in turns of ``inputs``,
+    ``start`` and ``wait``, by the thread that has the session.
+
+    Attributes:
+        capacity: the largest batch.
+    """
+
+    capacity: int
+
+    def inputs(self, batch: int) -> dict[str, Array]:
+        """Writable views of exactly this batch, in the memory that the engine reads or that is copied to its device.
+
+        What they hold at first is undefined.
+
+        Raises:
+            InputError: the slot or the engine takes no such batch.
+            RunError: a batch is under way here, or the session is closed.
+        """
+
+    def start(self) -> None:
+        """Put copy-in, run and copy-out under way; returns at once where there is a device.
+
+        Raises:
+            RunError: nothing was filled in, a batch is under way here, the session is closed, or the engine failed.
+        """
+
+    def done(self) -> bool:
+        """Whether ``wait`` would return at once."""
+
+    def wait(self) -> dict[str, Array]:
+        """The outputs by name: views that are valid until this slot's next ``inputs`` or ``start``.
+
+        Raises:
+            RunError: nothing was started, the engine failed, or the session is closed.
+        """
 
 
 class Session(Protocol):
@@ -77,6 +117,19 @@ class Session(Protocol):
         Raises:
             InputError: the feeds don't fit the inputs.
             RunError: the engine failed.
+        """
+
+    def slots(self, count: int = 2, *, max_batch: int | None = None) -> tuple[Slot, ...]:
+        """Places for batches in the session's own memory; made once, and closed with the session.
+
+        Args:
+            count: how many: two overlap copies and computing, three also the caller's filling.
+            max_batch: samples that each takes; None for the engine's largest batch, or a default where it has none.
+
+        Raises:
+            InputError: the engine takes no such batch, or the number makes no sense.
+            RunError: the session has its slots already, or is closed.
+            UnsupportedError: an input varies in more than its batch.
         """
 
     def stage_times(self) -> StageTimes | None:

@@ -9,19 +9,19 @@ import numpy as np
 from engines.errors import InputError, RunError, ToolkitError, UnsupportedError
 from engines.files import unreadable
 from engines.metadata import METADATA_KEY, ModelMetadata
-from engines.nvidia_wheels import has_nvidia_driver, load_nvidia_wheels
 from engines.optional import require
 from engines.sessions.base import SessionInfo, StageTimes
 from engines.sessions.ort_binding import DeviceBinding, run_bfloat16
+from engines.sessions.ort_cuda import CUDA, Opened, new_pipeline, open_cuda
 from engines.sessions.ort_errors import graph_error, one_line
 from engines.sessions.ort_fp8 import CONFIG, DISABLED, holds_fp8
 from engines.sessions.owned import OwnedSession, device_index, plain
 from engines.tensors import Array, Feeds, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
 
 _TYPES = {"float": "float32", "double": "float64"}
 _NUMPY_TYPES = frozenset(
@@ -49,6 +49,10 @@ class OnnxRuntimeSession(OwnedSession):
         spin: whether its threads wait for the next run at full speed, for some 20 ms, which makes short runs in a row
             faster. False frees the cores at once, for a caller that computes between runs.
 
+    Attributes:
+        stream_problem: why a session on CUDA runs on the library's own stream, where copies don't overlap with
+            computing; empty where they do.
+
     Raises:
         InputError: the file can't be read, or an option makes no sense.
         GraphError: it is damaged, invalid, or of an opset that this ONNX Runtime doesn't know.
@@ -72,11 +76,22 @@ class OnnxRuntimeSession(OwnedSession):
                 "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one that you want",
             )
         self._runtime = runtime
-        self._session: Any = _open(runtime, path, device, threads, {} if spin else _NO_SPIN)
+        opened = _open(runtime, path, device, threads, {} if spin else _NO_SPIN)
+        self._session: Any = opened.session
+        self._streams, self.stream_problem = opened.streams, opened.problem
+        self._binding: DeviceBinding | None = None
+        try:
+            self._set_up(path)
+        except BaseException:
+            self._release()
+            raise
+
+    def _set_up(self, path: Path) -> None:
+        """What the session is told of its library's session, and the memory that it runs on."""
+        runtime = self._runtime
         provider = str(self._session.get_providers()[0])
         device = "cpu" if provider == CPU else f"cuda:{_cuda_device(self._session)}"
-        inputs = tuple(_spec(node, path) for node in self._session.get_inputs())
-        outputs = tuple(_spec(node, path) for node in self._session.get_outputs())
+        inputs, outputs = _specs(self._session, path)
         first = inputs[0].shape[0] if inputs and inputs[0].shape else None
         info = SessionInfo(
             "onnxruntime",
@@ -86,24 +101,26 @@ class OnnxRuntimeSession(OwnedSession):
             first if isinstance(first, int) else None,
         )
         super().__init__(inputs, outputs, _metadata(self._session, path), info)
-        self._binding = None
-        if device != "cpu":
+        if self._streams is not None:
+            self._pipeline = new_pipeline(runtime, self._session, self._streams, inputs, outputs)
+        elif device != "cpu":
             self._binding = DeviceBinding(runtime, self._session, inputs, outputs, device)
         self._bfloat16 = any(spec.dtype == "bfloat16" for spec in (*inputs, *outputs))
 
     def stage_times(self) -> StageTimes | None:
-        """Times of the last run on CUDA, by the host's clock around synchronised steps; None on the CPU."""
+        """Times of the last run on CUDA; None on the CPU.
+
+        They are the device's own, or by the host's clock around synchronised steps where ``stream_problem`` says why.
+        """
+        if self._pipeline is not None:
+            return self._pipeline.stage_times()
         return self._binding.times if self._binding else None
 
-    def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
-        arrays = {name: plain(array) for name, array in feeds.items()}
-        names = [spec.name for spec in self._outputs]
+    @contextlib.contextmanager
+    def guarded(self, batch: int) -> "Iterator[None]":
+        """Turn what ONNX Runtime raises in the block into a RunError."""
         try:
-            if self._binding is not None:
-                return self._binding.run(arrays)
-            if self._bfloat16:
-                return run_bfloat16(self._runtime, self._session, arrays, self._outputs)
-            return dict(zip(names, self._session.run(names, arrays), strict=True))
+            yield
         except ToolkitError:
             raise
         except Exception as error:  # its exceptions have no common base but Exception
@@ -113,9 +130,25 @@ class OnnxRuntimeSession(OwnedSession):
                 "use a smaller batch" if memory else "check the graph with `toolkit verify`",
             ) from error
 
+    def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
+        with self.guarded(batch):
+            if self._pipeline is not None:
+                return self._pipeline.run(feeds)
+            arrays = {name: plain(array) for name, array in feeds.items()}
+            if self._binding is not None:
+                return self._binding.run(arrays)
+            if self._bfloat16:
+                return run_bfloat16(self._runtime, self._session, arrays, self._outputs)
+            names = [spec.name for spec in self._outputs]
+            return dict(zip(names, self._session.run(names, arrays), strict=True))
+
     def _release(self) -> None:
-        self._binding = None
-        self._session = None
+        if self._pipeline is not None:
+            self._pipeline.close()
+        self._pipeline = self._binding = self._session = None
+        if self._streams is not None:
+            # The library's session lives on our stream, so it goes first.
+            self._streams.close()
 
 
 def _check_file(path: Path) -> Path:
@@ -127,42 +160,19 @@ def _check_file(path: Path) -> Path:
     return path
 
 
-def _open(runtime: Any, path: Path, device: str, threads: int | None, config: "Mapping[str, str]") -> Any:
+def _open(runtime: Any, path: Path, device: str, threads: int | None, config: "Mapping[str, str]") -> Opened:
+    def create(providers: list[Any], entries: "Mapping[str, str]") -> Any:
+        return _create(runtime, path, threads, providers, entries)
+
     if device.startswith("cuda"):
-        return _create_cuda(runtime, path, device_index(device), threads, config)
-    if device == "auto" and CUDA in runtime.get_available_providers() and has_nvidia_driver():
+        return open_cuda(runtime, create, path, device_index(device), config, lambda session: _specs(session, path))
+    if device == "auto" and CUDA in runtime.get_available_providers():
         with contextlib.suppress(UnsupportedError):
-            return _create_cuda(runtime, path, 0, threads, config)
+            return open_cuda(runtime, create, path, 0, config, lambda session: _specs(session, path))
     try:
-        return _create(runtime, path, threads, [CPU], config)
+        return Opened(create([CPU], config), None)
     except Exception as error:
         raise graph_error(path, runtime.__version__, error) from error
-
-
-def _create_cuda(runtime: Any, path: Path, index: int, threads: int | None, config: "Mapping[str, str]") -> Any:
-    available = runtime.get_available_providers()
-    if CUDA not in available:
-        raise UnsupportedError(
-            f"device 'cuda:{index}' was asked for, but the installed ONNX Runtime is a build without CUDA",
-            "pip uninstall -y onnxruntime, then pip install 'onnx-tensorrt-toolkit[onnxruntime-gpu]'",
-        )
-    if not has_nvidia_driver():
-        raise UnsupportedError(
-            f"device 'cuda:{index}' was asked for, but there is no NVIDIA driver on this machine",
-            "install the driver, or use --device cpu",
-        )
-    load_nvidia_wheels()
-    # Without TF32 float32 means float32, as everywhere else in the toolkit.
-    options = {"device_id": str(index), "use_tf32": "0"}
-    config = {**config, "session.disable_cpu_ep_fallback": "1"}
-    try:
-        session = _create(runtime, path, threads, [(CUDA, options)], config)
-    except Exception as error:
-        known = graph_error(path, runtime.__version__, error, only_certain=True)
-        raise known or _cuda_error(index, error) from error
-    if CUDA not in session.get_providers():
-        raise _cuda_error(index, RuntimeError("the provider was dropped without a reason"))
-    return session
 
 
 def _create(runtime: Any, path: Path, threads: int | None, providers: list[Any], config: "Mapping[str, str]") -> Any:
@@ -177,21 +187,6 @@ def _create(runtime: Any, path: Path, threads: int | None, providers: list[Any],
     disabled = [*UNFAITHFUL, *(DISABLED if fp8 else ())]
     return runtime.InferenceSession(
         str(path), options, providers=providers, enable_fallback=0, disabled_optimizers=disabled
-    )
-
-
-def _cuda_error(index: int, error: Exception) -> UnsupportedError:
-    from engines.providers import probe_provider
-
-    # The library's own exception doesn't tell a provider that failed to load from a node that it can't run.
-    problem = probe_provider(CUDA, index).problem
-    if problem:
-        return UnsupportedError(
-            f"ONNX Runtime can't use CUDA device {index}: {problem}",
-            "run `toolkit doctor` on what is missing, or use --device cpu",
-        )
-    return UnsupportedError(
-        f"ONNX Runtime can't run all of this graph on CUDA device {index}: {one_line(error)}", "use --device cpu"
     )
 
 
@@ -213,6 +208,12 @@ def _spec(node: Any, path: Path) -> TensorSpec:
         for axis, size in enumerate(node.shape or ())
     )
     return TensorSpec(node.name, str(np.dtype(dtype)) if dtype != "bfloat16" else dtype, tuple(dims))
+
+
+def _specs(session: Any, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and the outputs of a session."""
+    inputs = tuple(_spec(node, path) for node in session.get_inputs())
+    return inputs, tuple(_spec(node, path) for node in session.get_outputs())
 
 
 def _metadata(session: Any, path: Path) -> ModelMetadata | None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,108 @@ from engines.tensors import Array, TensorSpec
 _ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
 
 
+MAX_BINDINGS = 32
+"""Bindings that a stage keeps, the most recently used; each is a list of addresses."""
+
+
+def shapes_follow(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Whether every output's shape can be told from the inputs'."""
+    known = {size for spec in inputs for size in spec.shape}
+    return all(isinstance(size, int) or size in known for spec in outputs for size in spec.shape)
+
+
+class BoundGraph:
+    """A graph on one stage's memory: a :class:`engines.sessions.stage.Program`.
+
+    The library is given the addresses, and doesn't wait for its own work: events do.
+
+    Args:
+        runtime: the onnxruntime module.
+        session: its session, opened on the pipeline's compute stream.
+        inputs, outputs: the session's tensors; the outputs' shapes follow from the inputs'.
+        dtypes: numpy's types of them.
+        index: number of the GPU.
+    """
+
+    def __init__(
+        self,
+        runtime: Any,
+        session: Any,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        dtypes: "Mapping[str, np.dtype[Any]]",
+        index: int,
+    ) -> None:
+        self._session, self._inputs, self._outputs, self._index = session, inputs, outputs, index
+        self._dtypes = dtypes
+        self._kinds = {
+            spec.name: _ONNX_BFLOAT16 if spec.dtype == "bfloat16" else dtypes[spec.name].type
+            for spec in (*inputs, *outputs)
+        }
+        self._addresses: dict[str, int] = {}
+        self._bindings: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._binding: Any = None
+        self._options = runtime.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+        """Bytes of every tensor for inputs of these shapes."""
+        everything = {**shapes, **self._output_shapes(shapes)}
+        return {name: int(np.prod(shape)) * self._dtypes[name].itemsize for name, shape in everything.items()}
+
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        """Take the addresses of the stage's memory."""
+        self._addresses = dict(addresses)
+        self._bindings.clear()
+
+    def prepare(
+        self, shapes: Mapping[str, tuple[int, ...]], direct: Mapping[str, int]
+    ) -> Mapping[str, tuple[int, ...]]:
+        """Bind tensors of these shapes; gives the outputs' shapes."""
+        outputs = self._output_shapes(shapes)
+        key = (*shapes.values(), *direct.items())
+        if key not in self._bindings:
+            self._bindings[key] = self._bound(shapes, outputs, {**self._addresses, **direct})
+            while len(self._bindings) > MAX_BINDINGS:
+                self._bindings.popitem(last=False)
+        self._bindings.move_to_end(key)
+        self._binding = self._bindings[key]
+        return outputs
+
+    def enqueue(self, stream: Any) -> None:
+        """Put the prepared run on the stream."""
+        self._session.run_with_iobinding(self._binding, self._options)
+
+    def close(self) -> None:
+        """Give back the bindings and the session."""
+        self._bindings.clear()
+        self._binding = self._session = None
+
+    def _bound(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+        addresses: Mapping[str, int],
+    ) -> Any:
+        binding = self._session.io_binding()
+        for name, shape in shapes.items():
+            binding.bind_input(name, "cuda", self._index, self._kinds[name], list(shape), addresses[name])
+        for name, shape in outputs.items():
+            binding.bind_output(name, "cuda", self._index, self._kinds[name], list(shape), addresses[name])
+        return binding
+
+    def _output_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        known: dict[int | str, int] = {}
+        for spec in self._inputs:
+            known.update(zip(spec.shape, shapes[spec.name], strict=True))
+        return {
+            spec.name: tuple(size if isinstance(size, int) else known[size] for size in spec.shape)
+            for spec in self._outputs
+        }
+
+
 class DeviceBinding:
-    """Runs a session with its inputs and outputs on its device.
+    """Runs a session with its inputs and outputs on its device, where :class:`BoundGraph` can't.
 
     The input tensors stay allocated between runs of one shape. Every stage is synchronised, so that the
     host's clock tells them apart; ONNX Runtime synchronises at the end of each run anyway.

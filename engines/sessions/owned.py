@@ -1,15 +1,20 @@
 """What all sessions share: one owner at a time, feeds checked, closed once."""
 
 import abc
+import contextlib
 import threading
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from engines.errors import InputError, RunError
+from engines.errors import InputError, RunError, UnsupportedError
 from engines.metadata import ModelMetadata
-from engines.sessions.base import SessionInfo, StageTimes
+from engines.sessions.base import SessionInfo, Slot, StageTimes
+from engines.sessions.device_arrays import DeviceArray, DeviceInput
+from engines.sessions.pipeline import Pipeline
+from engines.sessions.slots import DEFAULT_CAPACITY, DeviceSlot, HostSlot, OwnedSlot
 from engines.tensors import Array, Feeds, TensorSpec, check_feeds
 
 
@@ -19,7 +24,12 @@ class OwnedSession(abc.ABC):
     A run in one thread refuses a second one in another instead of waiting for it: two threads at one
     session are a mistake that would otherwise show as mixed-up answers or lost speed. ``close`` waits
     for a run in progress, so that nothing is freed under it.
+
+    A backend on a GPU sets ``_pipeline``: then feeds may be arrays that already are on the device, and slots
+    overlap.
     """
+
+    _pipeline: Pipeline | None = None
 
     def __init__(
         self,
@@ -32,6 +42,7 @@ class OwnedSession(abc.ABC):
         self._metadata, self._info = metadata, info
         self._owner = threading.Lock()
         self._closed = False
+        self._slots: tuple[OwnedSlot, ...] = ()
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -54,22 +65,74 @@ class OwnedSession(abc.ABC):
         return self._info
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Run the engine on one batch; see :meth:`engines.sessions.base.Session.run`."""
+        """Run the engine on one batch; see :meth:`engines.sessions.base.Session.run`.
+
+        On a GPU a feed may also be an array that is there already: anything with ``__dlpack__`` or
+        ``__cuda_array_interface__``. It isn't copied, and must not change until the run has ended.
+        """
+        with self.owned():
+            adopted = self.adopt(feeds)
+            return self._run(adopted, self._checked(adopted))
+
+    def run_on_device(self, feeds: Feeds) -> dict[str, DeviceArray]:
+        """As :meth:`run`, with the outputs left on the GPU, valid until the session's next run.
+
+        Raises:
+            UnsupportedError: the session has no memory on a GPU.
+        """
+        with self.owned():
+            adopted = self.adopt(feeds)
+            batch = self._checked(adopted)
+            if self._pipeline is None:
+                raise UnsupportedError(
+                    f"this {self._info.backend} session has no memory of its own on a GPU", "use run()"
+                )
+            with self.guarded(batch):
+                return self._pipeline.run_on_device(adopted)
+
+    def slots(self, count: int = 2, *, max_batch: int | None = None) -> tuple[Slot, ...]:
+        """Places for batches, made once; see :meth:`engines.sessions.base.Session.slots`."""
+        with self.owned():
+            if self._slots:
+                raise RunError(f"this {self._info.backend} session has its slots already", "keep what slots() gave")
+            if count < 1:
+                raise InputError(f"{count} slots make no sense", "ask for at least 1")
+            capacity = self._capacity(max_batch)
+            with self.guarded(capacity):
+                if self._pipeline is None:
+                    self._slots = tuple(HostSlot(self, capacity) for _ in range(count))
+                else:
+                    with self._pipeline.new_stages(count) as stages:
+                        self._slots = tuple(DeviceSlot(self, stage, capacity) for stage in stages)
+            return self._slots
+
+    def check_open(self) -> None:
+        """Raises RunError when the session is closed."""
+        if self._closed:
+            raise RunError(f"this {self._info.backend} session is closed", "open the engine again")
+
+    def adopt(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """``feeds`` with what is on this session's GPU recognised as such."""
+        return dict(feeds) if self._pipeline is None else self._pipeline.adopt(feeds)
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Have the session for the block's time; raises RunError when another thread has it, or it is closed."""
         if not self._owner.acquire(blocking=False):
             raise RunError(
                 f"this {self._info.backend} session is already running in another thread",
                 "give each thread a session of its own",
             )
         try:
-            if self._closed:
-                raise RunError(f"this {self._info.backend} session is closed", "open the engine again")
-            batch = check_feeds(self._inputs, feeds)
-            limit = self._info.max_batch
-            if limit is not None and batch > limit:
-                raise InputError(f"batch {batch} is larger than the engine's largest, {limit}", "split the batch")
-            return self._run(feeds, batch)
+            self.check_open()
+            yield
         finally:
             self._owner.release()
+
+    @contextlib.contextmanager
+    def guarded(self, batch: int) -> Iterator[None]:
+        """Turn what the library raises in the block, on a batch of this size, into a RunError."""
+        yield
 
     def stage_times(self) -> StageTimes | None:
         """Device-side times of the last run; None where there is no device apart from the host."""
@@ -81,6 +144,28 @@ class OwnedSession(abc.ABC):
             if not self._closed:
                 self._closed = True
                 self._release()
+
+    def _checked(self, adopted: Mapping[str, Any]) -> int:
+        """The batch size of feeds that fit the inputs; raises InputError for others."""
+        batch = check_feeds(
+            self._inputs,
+            {name: value.stand_in if isinstance(value, DeviceInput) else value for name, value in adopted.items()},
+        )
+        limit = self._info.max_batch
+        if limit is not None and batch > limit:
+            raise InputError(f"batch {batch} is larger than the engine's largest, {limit}", "split the batch")
+        return batch
+
+    def _capacity(self, max_batch: int | None) -> int:
+        limit = self._info.max_batch
+        if max_batch is None:
+            return limit or DEFAULT_CAPACITY
+        if max_batch < 1 or (limit is not None and max_batch > limit):
+            raise InputError(
+                f"the engine takes no batches of {max_batch}",
+                "give at least 1" if limit is None else f"give 1 to {limit}",
+            )
+        return max_batch
 
     @abc.abstractmethod
     def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:

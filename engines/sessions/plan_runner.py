@@ -1,4 +1,4 @@
-"""Runs a plan: buffers for its largest shapes, an execution context a shape, a CUDA graph a context."""
+"""A plan on a stage's memory: an execution context a batch size, a CUDA graph a context, scratch memory for all."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from engines.cuda import CudaDevice, StagedTensor, capture
+from engines.cuda import capture
 from engines.errors import InputError, RunError, UnsupportedError
-from engines.sessions.base import StageTimes
 from engines.sessions.plan_profiles import ProfileRange, Shape, choose_profile
-from engines.tensors import Array
+from engines.sessions.stage import Streams
 
 MAX_LANES = 32
-"""Execution contexts that are kept, the most recently used; each holds a little device memory."""
+"""Execution contexts that a stage keeps, the most recently used; each holds a little device memory."""
 
 
 class Lane:
-    """One execution context, set to one profile and one set of shapes, and what was captured of it.
+    """One execution context, set to one profile, shapes and addresses, and what was captured of it.
 
     TensorRT leaves it undefined what a captured graph does once its context has been changed, so a
     context with a graph never is: another shape gets another context. They share buffers and scratch
@@ -30,6 +29,7 @@ class Lane:
         self.outputs: dict[str, Shape] = {}
         self.warm = False
         self.graph: Any = None
+        self._addresses: dict[str, int] = {}
 
     def use_profile(self, profile: int, stream: Any) -> None:
         """Set the optimisation profile."""
@@ -55,6 +55,16 @@ class Lane:
             )
         self.outputs = {name: self._output_shape(name) for name in outputs}
         self.shapes = wanted
+
+    def use_addresses(self, addresses: Mapping[str, int]) -> None:
+        """Tell the context where its tensors are; only what has changed is set."""
+        context = self.context
+        for name, address in addresses.items():
+            if self._addresses.get(name) == address:
+                continue
+            if not context.set_tensor_address(name, address):
+                raise self._complain(f"take the address of '{name}'")
+            self._addresses[name] = address
 
     def _output_shape(self, name: str) -> Shape:
         context = self.context
@@ -91,152 +101,148 @@ class Lane:
         self.context = None
 
 
-class PlanRunner:
-    """Stages, copies, runs and copies back the batches of one engine, on one stream.
-
-    Every buffer is allocated here, for the largest shapes; a run allocates nothing but the caller's arrays.
+class Plan:
+    """What the stages of one session have of its engine in common.
 
     Args:
-        device: the GPU.
+        streams: of the session.
         profiles: the engine's profiles.
         dtypes: numpy's type of every input and output.
         new_context: makes an execution context of the engine.
         scratch: bytes of scratch memory to give the contexts; None when they bring their own.
         graphs: capture CUDA graphs.
         complain: makes the error for what the engine refused, with what its log says.
+
+    Attributes:
+        graph_problem: why CUDA graphs were given up; empty while they work.
     """
 
     def __init__(
         self,
-        device: CudaDevice,
+        streams: Streams,
         profiles: Sequence[ProfileRange],
-        dtypes: Mapping[str, "np.dtype[Any]"],
+        dtypes: "Mapping[str, np.dtype[Any]]",
         new_context: Callable[[], Any],
         *,
         scratch: int | None,
         graphs: bool,
         complain: Callable[[str], RunError],
     ) -> None:
-        self._device, self._profiles, self._dtypes = device, profiles, dict(dtypes)
-        self._new_context, self._graphs, self._complain = new_context, graphs, complain
-        self._inputs = list(profiles[0].maximum)
-        self._outputs = [name for name in dtypes if name not in profiles[0].maximum]
-        self._lanes: OrderedDict[tuple[Any, ...], Lane] = OrderedDict()
-        self._staged: dict[str, StagedTensor] = {}
+        self.streams, self.profiles, self.dtypes = streams, profiles, dict(dtypes)
+        self.graphs, self.complain, self.graph_problem = graphs, complain, ""
+        self._new_context = new_context
         self._scratch: tuple[Any, int] | None = None
-        self._timers: list[Any] = []
-        self._ran = False
-        self.graph_problem = ""
-        self._stream = device.stream()
+        if scratch is not None:
+            # One stream runs all contexts, so no two of them are ever at work together on this memory.
+            size = max(scratch, 1)
+            self._scratch = (streams.gpu.memory(size, streams.compute), size)
+
+    def new_lane(self, profile: int) -> Lane:
+        """A context set to a profile."""
+        lane = Lane(self._new_context(), self.complain)
+        if self._scratch is not None:
+            memory, size = self._scratch
+            context = lane.context
+            context.set_device_memory(int(memory.handle), size)
+        lane.use_profile(profile, self.streams.compute)
+        return lane
+
+    def capture(self, lane: Lane) -> None:
+        """Capture a lane's run, or give up capturing for all of them and say why."""
         try:
-            self._timers = [device.timer() for _ in range(4)]
-            if scratch is not None:
-                size = max(scratch, 1)
-                self._scratch = (device.memory(size, self._stream), size)
-            self._allocate()
-        except BaseException:
-            self.close()
-            raise
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run one batch; the arrays returned belong to the caller.
-
-        Raises:
-            InputError: no profile covers the batch.
-            RunError: the engine refused to run.
-        """
-        self._device.make_current()
-        self._ran = False
-        shapes = {name: tuple(feeds[name].shape) for name in self._inputs}
-        lane = self._lane(choose_profile(self._profiles, shapes), shapes)
-        if self._graphs and lane.warm and lane.graph is None:
-            self._try_capture(lane)
-        stream, timers = self._stream, self._timers
-        for name, shape in shapes.items():
-            np.copyto(self._staged[name].host(self._dtypes[name], shape), feeds[name])
-        stream.record(timers[0])
-        for name, shape in shapes.items():
-            self._staged[name].to_device(self._nbytes(name, shape), stream)
-        stream.record(timers[1])
-        lane.enqueue(stream)
-        stream.record(timers[2])
-        for name, shape in lane.outputs.items():
-            self._staged[name].to_host(self._nbytes(name, shape), stream)
-        stream.record(timers[3])
-        stream.sync()
-        self._ran = True
-        return {n: self._staged[n].host(self._dtypes[n], shape).copy() for n, shape in lane.outputs.items()}
-
-    def stage_times(self) -> StageTimes | None:
-        """The device's own times of the last run; None before the first."""
-        if not self._ran:
-            return None
-        start, copied, ran, done = self._timers
-        return StageTimes((copied - start) / 1e3, (ran - copied) / 1e3, (done - ran) / 1e3)
+            lane.capture(self.streams.compute)
+        except RunError as error:
+            # Some engines (with loops, say) can't be captured; they run kernel by kernel, and this says why.
+            self.graphs, self.graph_problem = False, error.cause
 
     def close(self) -> None:
-        """Give back graphs, contexts, buffers, events and the stream."""
-        self._device.make_current()
-        stream = self._stream
-        stream.sync()
+        """Give the scratch memory back, after the stages."""
+        if self._scratch is not None:
+            (memory, _), self._scratch = self._scratch, None
+            memory.close(self.streams.compute)
+
+
+class PlanProgram:
+    """A plan on one stage's memory: a :class:`engines.sessions.stage.Program`.
+
+    The memory is for the largest shapes of every profile; a run allocates nothing.
+
+    Args:
+        plan: shared with the session's other stages.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        profiles = plan.profiles
+        self._inputs = list(profiles[0].maximum)
+        self._outputs = [name for name in plan.dtypes if name not in profiles[0].maximum]
+        self._addresses: dict[str, int] = {}
+        self._lanes: OrderedDict[tuple[Any, ...], Lane] = OrderedDict()
+        self._lane: Lane | None = None
+        self._largest = self._sizes()
+
+    def sizes(self, shapes: Mapping[str, Shape]) -> Mapping[str, int]:
+        """Bytes of every tensor at the engine's largest shapes; raises InputError where no profile covers these."""
+        choose_profile(self._plan.profiles, shapes)
+        return self._largest
+
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        """Take the addresses of the stage's memory."""
+        if self._addresses:
+            # A graph has the addresses in it that it was captured with.
+            self._close_lanes()
+        self._addresses = dict(addresses)
+
+    def prepare(self, shapes: Mapping[str, Shape], direct: Mapping[str, int]) -> Mapping[str, Shape]:
+        """Choose the profile and the context, and capture its second run; gives the outputs' shapes."""
+        plan = self._plan
+        profile = choose_profile(plan.profiles, shapes)
+        lane = self._lane = self._get(profile, shapes, elsewhere=bool(direct))
+        lane.use_addresses({**self._addresses, **direct})
+        if plan.graphs and lane.warm and lane.graph is None and not direct:
+            plan.capture(lane)
+        return lane.outputs
+
+    def enqueue(self, stream: Any) -> None:
+        """Put the prepared run on the stream."""
+        assert self._lane is not None, "prepare() comes first"  # noqa: S101
+        self._lane.enqueue(stream)
+
+    def close(self) -> None:
+        """Give back graphs and contexts."""
+        self._close_lanes()
+
+    def _close_lanes(self) -> None:
         for lane in self._lanes.values():
             lane.close()
         self._lanes.clear()
-        for tensor in self._staged.values():
-            tensor.close(stream)
-        self._staged.clear()
-        if self._scratch is not None:
-            (memory, _), self._scratch = self._scratch, None
-            memory.close(stream)
-        for timer in self._timers:
-            timer.close()
-        self._timers = []
-        stream.sync()
-        stream.close()
+        self._lane = None
 
-    def _allocate(self) -> None:
-        """Buffers for the largest shape of every tensor; the outputs' follow from each profile's largest inputs."""
-        largest = dict.fromkeys(self._dtypes, 0)
-        lanes = [self._lane(index, profile.maximum) for index, profile in enumerate(self._profiles)]
-        for lane, profile in zip(lanes, self._profiles, strict=True):
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of the largest shape of every tensor; the outputs' follow from each profile's largest inputs."""
+        largest = dict.fromkeys(self._plan.dtypes, 0)
+        for index, profile in enumerate(self._plan.profiles):
+            lane = self._get(index, profile.maximum)
             for name, shape in {**profile.maximum, **lane.outputs}.items():
-                largest[name] = max(largest[name], self._nbytes(name, shape))
-        self._staged = {name: StagedTensor(self._device, size, self._stream) for name, size in largest.items()}
-        self._stream.sync()
-        for lane in lanes:
-            self._bind(lane)
+                nbytes = int(np.prod(shape)) * self._plan.dtypes[name].itemsize
+                largest[name] = max(largest[name], nbytes)
+        return largest
 
-    def _lane(self, profile: int, shapes: Mapping[str, Shape]) -> Lane:
-        key = (profile, *shapes.values()) if self._graphs else (profile,)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = Lane(self._new_context(), self._complain)
-            if self._scratch is not None:
-                memory, size = self._scratch
-                context = lane.context
-                context.set_device_memory(int(memory.handle), size)
-            lane.use_profile(profile, self._stream)
-            if self._staged:
-                self._bind(lane)
-            self._lanes[key] = lane
-            while len(self._lanes) > max(MAX_LANES, len(self._profiles)):
+    def _get(self, profile: int, shapes: Mapping[str, Shape], *, elsewhere: bool = False) -> Lane:
+        """The context for these shapes.
+
+        A context with a graph is never given another address, so inputs that lie elsewhere, perhaps every time
+        in another place, have a context of their own, without a graph.
+        """
+        plan = self._plan
+        key: tuple[Any, ...] = (profile,)
+        if plan.graphs:
+            key = (profile, "elsewhere") if elsewhere else (profile, *shapes.values())
+        if key not in self._lanes:
+            self._lanes[key] = plan.new_lane(profile)
+            while len(self._lanes) > max(MAX_LANES, len(plan.profiles)):
                 self._lanes.popitem(last=False)[1].close()
         self._lanes.move_to_end(key)
+        lane = self._lanes[key]
         lane.use_shapes(shapes, self._outputs)
         return lane
-
-    def _bind(self, lane: Lane) -> None:
-        context = lane.context
-        for name, tensor in self._staged.items():
-            if not context.set_tensor_address(name, tensor.address):
-                raise self._complain(f"take the address of '{name}'")
-
-    def _try_capture(self, lane: Lane) -> None:
-        try:
-            lane.capture(self._stream)
-        except RunError as error:
-            # Some engines (with loops, say) can't be captured; they run kernel by kernel, and this says why.
-            self._graphs, self.graph_problem = False, error.cause
-
-    def _nbytes(self, name: str, shape: Shape) -> int:
-        return int(np.prod(shape)) * self._dtypes[name].itemsize

@@ -1,23 +1,31 @@
 """A TensorRT plan as a session. What differs for TensorRT for RTX is in ``tensorrt_rtx.py``."""
 
+import contextlib
+import copy
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Self
 
 from engines.builders.log import Log, library_logger, listening
+from engines.builders.refit import allow_host_code_datacentre, refit_if_stripped_datacentre
 from engines.cuda import CudaDevice
 from engines.errors import EngineMismatchError, InputError, RunError, ToolkitError, UnsupportedError
 from engines.files import unreadable
 from engines.optional import require
-from engines.passport import find_passport
-from engines.plan_dtypes import PLAN_DTYPES
+from engines.passport import Passport, find_passport
 from engines.portability import require_runnable
 from engines.sessions.base import SessionInfo, StageTimes
 from engines.sessions.owned import OwnedSession, device_index
-from engines.sessions.plan_profiles import ProfileRange, Shape, largest_batch
-from engines.sessions.plan_runner import PlanRunner
-from engines.tensors import Array, Feeds, TensorSpec
+from engines.sessions.pipeline import Pipeline
+from engines.sessions.plan_facts import read_profiles, read_tensors
+from engines.sessions.plan_profiles import largest_batch
+from engines.sessions.plan_runner import Plan, PlanProgram
+from engines.sessions.slots import numpy_type
+from engines.sessions.stage import Streams
+from engines.tensors import Array, Feeds
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class TensorRTSession(OwnedSession):
@@ -67,41 +75,60 @@ class TensorRTSession(OwnedSession):
         if check:
             require_runnable(path, compute_capability=gpu.compute_capability, digest=False)
         trt = self._trt = require(self.module, f"Running a {self.library} engine", self.backend)
+        self._graphs = graphs
         with listening(trt) as self._log:
             runtime = self._runtime = trt.Runtime(library_logger(trt))
-            self._engine = self._load(runtime, path, gpu)
-            inputs, outputs = self._tensors(path)
-            profiles = self._profiles(inputs)
-            dtypes = {spec.name: _numpy_type(spec) for spec in (*inputs, *outputs)}
-            self._runner: PlanRunner | None = self._new_runner(gpu, profiles, dtypes, graphs)
-        passport = find_passport(path)
-        super().__init__(
-            inputs,
-            outputs,
-            passport.metadata if passport else None,
-            SessionInfo(
-                self.backend,
-                f"cuda:{gpu.index}",
-                f"{self.library} {trt.__version__} on {gpu.name}",
-                {self.module: str(trt.__version__)},
-                largest_batch(profiles),
-            ),
-        )
+            passport = find_passport(path)
+            self._engine = self._load(runtime, path, gpu, passport)
+            inputs, outputs = read_tensors(trt, self._engine, path)
+            self._ranges = read_profiles(self._engine, inputs)
+            super().__init__(
+                inputs,
+                outputs,
+                passport.metadata if passport else None,
+                SessionInfo(
+                    self.backend,
+                    f"cuda:{gpu.index}",
+                    f"{self.library} {trt.__version__} on {gpu.name}",
+                    {self.module: str(trt.__version__)},
+                    largest_batch(self._ranges),
+                ),
+            )
+            self._prepare_engine(gpu)
+            self._set_up(gpu)
+
+    def sibling(self) -> Self:
+        """Another session on the same deserialised engine, for another thread: own contexts, memory and streams.
+
+        The weights are on the device once. Each sibling is closed by itself, in any order.
+
+        Raises:
+            RunError: this session is closed, or the GPU has no memory left for the sibling's buffers.
+        """
+        self.check_open()
+        other = copy.copy(self)
+        OwnedSession.__init__(other, self._inputs, self._outputs, self._metadata, self._info)
+        other._pipeline = None
+        gpu = CudaDevice(device_index(self._info.device))
+        with other.guarded(1):
+            other._set_up(gpu)
+        return other
 
     @property
     def graph_problem(self) -> str:
         """Why CUDA graphs were given up; empty while they work."""
-        return self._runner.graph_problem if self._runner else ""
+        return self._plan.graph_problem if self._plan else ""
 
     def stage_times(self) -> StageTimes | None:
         """The device's own times of the last run; None before the first."""
-        return self._runner.stage_times() if self._runner else None
+        return self._pipeline.stage_times() if self._pipeline else None
 
-    def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
-        assert self._runner is not None, "run() has checked that the session is open"  # noqa: S101
+    @contextlib.contextmanager
+    def guarded(self, batch: int) -> Iterator[None]:
+        """Listen to the library in the block, and turn what is raised there into a RunError."""
         with listening(self._trt) as self._log:
             try:
-                return self._runner.run(feeds)
+                yield
             except ToolkitError:
                 raise
             except Exception as error:  # cuda-core's errors: an exhausted device, a fault in a kernel
@@ -110,10 +137,13 @@ class TensorRTSession(OwnedSession):
                     "use a smaller batch; after a fault in a kernel the process has to be restarted",
                 ) from error
 
+    def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
+        assert self._pipeline is not None, "run() has checked that the session is open"  # noqa: S101
+        with self.guarded(batch):
+            return self._pipeline.run(feeds)
+
     def _release(self) -> None:
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            runner.close()
+        self._close_pipeline()
         self._engine = None
         self._runtime = None
 
@@ -121,74 +151,65 @@ class TensorRTSession(OwnedSession):
         log: Log = self._log
         return log.reason() or "it gave no reason"
 
-    def _load(self, runtime: Any, path: Path, gpu: CudaDevice) -> Any:
+    def _load(self, runtime: Any, path: Path, gpu: CudaDevice, passport: Passport | None) -> Any:
         try:
             data = path.read_bytes()
         except OSError as error:
             raise unreadable(path, error) from error
         self._judge(path, data, gpu)
+        allow_host_code_datacentre(runtime, passport.options if passport else {})
         engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineMismatchError(
                 f"{self.library} can't load '{path.name}' on {gpu.name}: {self._reason()}",
                 f"rebuild it on this machine: toolkit build-engine GRAPH.onnx --backend {self.backend}",
             )
+        refit_if_stripped_datacentre(self._trt, engine, path, passport, self._log)
         return engine
 
     def _judge(self, path: Path, data: bytes, gpu: CudaDevice) -> None:
         """Ask the library whether a plan fits, where it can tell; TensorRT can't before it loads it."""
 
-    def _tensors(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    def _prepare_engine(self, gpu: CudaDevice) -> None:
+        """What is done once for an engine and all the siblings on it; nothing for TensorRT."""
+
+    def _new_plan(self, streams: Streams) -> Plan:
         trt, engine = self._trt, self._engine
-        inputs: list[TensorSpec] = []
-        outputs: list[TensorSpec] = []
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
-                raise UnsupportedError(
-                    f"the tensor '{name}' of '{path.name}' is a shape on the host", "export without shape inputs"
-                )
-            if engine.get_tensor_format(name) != trt.TensorFormat.LINEAR:
-                raise UnsupportedError(
-                    f"the tensor '{name}' of '{path.name}' has a vectorised layout",
-                    "build it with linear inputs and outputs",
-                )
-            spec = _spec(name, engine.get_tensor_dtype(name).name, tuple(engine.get_tensor_shape(name)), path)
-            (inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs).append(spec)
-        return tuple(inputs), tuple(outputs)
-
-    def _profiles(self, inputs: tuple[TensorSpec, ...]) -> list[ProfileRange]:
-        count = self._engine.num_optimization_profiles
-        profiles = []
-        for index in range(max(count, 1)):
-            ranges = {spec.name: self._range(spec, index) for spec in inputs}
-            minimum, optimum, maximum = ({name: shapes[i] for name, shapes in ranges.items()} for i in range(3))
-            profiles.append(ProfileRange(minimum, optimum, maximum))
-        return profiles
-
-    def _range(self, spec: TensorSpec, profile: int) -> tuple[Shape, Shape, Shape]:
-        fixed = tuple(size for size in spec.shape if isinstance(size, int))
-        if len(fixed) == len(spec.shape):
-            return fixed, fixed, fixed
-        engine = self._engine
-        low, best, high = engine.get_tensor_profile_shape(spec.name, profile)
-        return tuple(map(int, low)), tuple(map(int, best)), tuple(map(int, high))
-
-    def _new_runner(
-        self, gpu: CudaDevice, profiles: list[ProfileRange], dtypes: "dict[str, np.dtype[Any]]", graphs: bool
-    ) -> PlanRunner:
-        trt, engine = self._trt, self._engine
-        # Contexts share one scratch memory: one stream runs them all, so no two are ever at work together.
+        # Contexts share one scratch memory, which the compute stream orders.
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        return PlanRunner(
-            gpu,
-            profiles,
-            dtypes,
+        return Plan(
+            streams,
+            self._ranges,
+            self._dtypes(),
             lambda: self._context(engine.create_execution_context(strategy)),
             scratch=int(engine.device_memory_size_v2),
-            graphs=graphs,
+            graphs=self._graphs,
             complain=self._complaint,
         )
+
+    def _set_up(self, gpu: CudaDevice) -> None:
+        """Streams, contexts and buffers of this session alone; whatever was made is given back when one fails."""
+        self._streams = Streams(gpu)
+        self._plan: Plan | None = None
+        try:
+            plan = self._plan = self._new_plan(self._streams)
+            names = [spec.name for spec in self._inputs]
+            self._pipeline = Pipeline(self._streams, names, plan.dtypes, lambda: PlanProgram(plan))
+            self._pipeline.reserve(self._ranges[0].maximum)
+        except BaseException:
+            self._close_pipeline()
+            raise
+
+    def _close_pipeline(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
+        if self._plan is not None:
+            self._plan.close()
+        self._streams.close()
+
+    def _dtypes(self) -> "dict[str, np.dtype[Any]]":
+        return {spec.name: numpy_type(spec) for spec in (*self._inputs, *self._outputs)}
 
     def _context(self, context: Any) -> Any:
         if context is None:
@@ -203,23 +224,3 @@ class TensorRTSession(OwnedSession):
             f"the engine refused to {what}: {self._reason()}",
             "rebuild the engine on this machine",
         )
-
-
-def _spec(name: str, kind: str, shape: tuple[int, ...], path: Path) -> TensorSpec:
-    if kind not in PLAN_DTYPES:
-        raise UnsupportedError(
-            f"the tensor '{name}' of '{path.name}' is {kind}, which numpy can't hold",
-            "export with float or integer inputs and outputs",
-        )
-    # A dimension of -1 varies; only the first is the batch, and it is the same one in every tensor.
-    dims = (
-        (("batch" if axis == 0 else f"{name}.{axis}") if size < 0 else int(size)) for axis, size in enumerate(shape)
-    )
-    return TensorSpec(name, PLAN_DTYPES[kind], tuple(dims))
-
-
-def _numpy_type(spec: TensorSpec) -> "np.dtype[Any]":
-    if spec.dtype == "bfloat16":
-        bfloat16: np.dtype[Any] = np.dtype(require("ml_dtypes", "A BF16 input or output", "onnxruntime").bfloat16)
-        return bfloat16
-    return np.dtype(spec.dtype)

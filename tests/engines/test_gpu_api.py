@@ -4,11 +4,12 @@ import ast
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import engines.cuda
 from engines import plan_dtypes
-from engines.sessions import plan_runner, tensorrt, tensorrt_rtx
+from engines.sessions import device_arrays, plan_facts, plan_runner, stage, tensorrt, tensorrt_rtx
 
 cuda_core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
@@ -28,6 +29,16 @@ CUDA_RECEIVERS = {
     "buffer": cuda_core.Buffer,
     "builder": cuda_core.graph.GraphBuilder,
     "graph": cuda_core.graph.Graph,
+    "StridedMemoryView": cuda_core.utils.StridedMemoryView,
+    "view": cuda_core.utils.StridedMemoryView,
+    **dict.fromkeys(("copy_in", "compute", "copy_out"), cuda_core.Stream),
+    **dict.fromkeys(("began", "copied", "run", "computed", "answered", "finished"), cuda_core.Event),
+}
+# What is used of them outside engines/cuda.py.
+USERS = {
+    plan_runner: ("stream", "graph"),
+    stage: ("stream", "timer", "copy_in", "compute", "copy_out", "copied", "computed", "finished"),
+    device_arrays: ("view",),
 }
 TRT_RECEIVERS = {
     "trt": trt,
@@ -66,17 +77,26 @@ def absent(pairs: set[tuple[str, str]], receivers: dict[str, object]) -> list[st
     return sorted(f"{name}.{attribute}" for name, attribute in pairs if not hasattr(receivers[name], attribute))
 
 
+def uses_outside() -> set[tuple[str, str]]:
+    return set().union(*(uses(module, dict.fromkeys(names)) for module, names in USERS.items()))
+
+
 def test_every_cuda_core_name_exists():
     pairs = uses(engines.cuda, CUDA_RECEIVERS)
     assert {("builder", "begin_building"), ("_device", "create_stream"), ("pinned", "copy_to")} <= pairs
     assert absent(pairs, CUDA_RECEIVERS) == []
-    runner = uses(plan_runner, {k: CUDA_RECEIVERS[k] for k in ("stream", "timer", "graph")})
-    assert {("stream", "record"), ("stream", "sync"), ("graph", "launch"), ("timer", "close")} <= runner
-    assert absent(runner, CUDA_RECEIVERS) == []
+    outside = uses_outside()
+    assert {
+        ("copy_in", "record"), ("compute", "wait"), ("copy_out", "record"), ("finished", "sync"), ("timer", "close"),
+        ("stream", "sync"), ("graph", "launch"), ("view", "strides"),
+    } <= outside  # fmt: skip
+    assert absent(outside, CUDA_RECEIVERS) == []
 
 
 def test_every_tensorrt_name_exists_in_tensorrt_for_rtx():
-    pairs = set().union(*(uses(module, TRT_RECEIVERS) for module in (plan_runner, tensorrt, tensorrt_rtx)))
+    pairs = set().union(
+        *(uses(module, TRT_RECEIVERS) for module in (plan_runner, plan_facts, tensorrt, tensorrt_rtx))
+    )
     assert {
         ("context", "execute_async_v3"), ("context", "set_device_memory"), ("engine", "get_tensor_profile_shape"),
         ("runtime", "get_engine_validity"), ("config", "create_runtime_cache"), ("trt", "Runtime"),
@@ -93,7 +113,7 @@ def test_a_name_that_does_not_exist_is_found(tmp_path):
 def test_the_table_of_cuda_core_is_complete_and_true():
     assert engines.cuda.missing_names(cuda_core) == []
     listed = {member for members in engines.cuda.API.values() for member in members}
-    pairs = uses(engines.cuda, CUDA_RECEIVERS) | uses(plan_runner, {"stream": 0, "timer": 0, "graph": 0})
+    pairs = uses(engines.cuda, CUDA_RECEIVERS) | uses_outside()
     used = {attribute for name, attribute in pairs if name != "_core"}
     assert used - listed == set()
 
@@ -114,9 +134,20 @@ def test_the_arguments_given_to_cuda_core_are_accepted():
         (cuda_core.Buffer.copy_to, ("dst", "stream")),
         (cuda_core.Buffer.from_handle, ("ptr", "size", "owner")),
         (cuda_core.graph.GraphBuilder.begin_building, ("mode",)),
+        (cuda_core.Stream.wait, ("event_or_stream",)),
+        (cuda_core.utils.StridedMemoryView.from_any_interface, ("obj", "stream_ptr")),
+        (cuda_core.utils.StridedMemoryView.from_buffer, ("buffer", "shape", "dtype")),
     ):
         text = method.__doc__.split(")", maxsplit=1)[0]
         assert all(name in text for name in names), f"{method}: {text}"
+
+
+def test_a_view_says_what_is_read_of_it():
+    view = cuda_core.utils.StridedMemoryView.from_any_interface(np.ones((2, 3), np.float32), stream_ptr=-1)
+    assert (view.shape, view.strides, view.dtype, view.device_id) == ((2, 3), (3, 1), np.float32, -1)
+    assert device_arrays._dense(view.shape, view.strides)
+    turned = cuda_core.utils.StridedMemoryView.from_any_interface(np.ones((2, 3)).T, stream_ptr=-1)
+    assert not device_arrays._dense(turned.shape, turned.strides)
 
 
 def test_every_reason_of_tensorrt_for_rtx_has_words():

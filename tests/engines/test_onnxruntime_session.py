@@ -10,7 +10,7 @@ from ml_dtypes import bfloat16
 from onnx import TensorProto, helper
 
 from engines.errors import GraphError, InputError, UnsupportedError
-from engines.sessions import onnxruntime as module
+from engines.sessions import ort_cuda
 from engines.sessions.onnxruntime import OnnxRuntimeSession
 from engines.sessions.ort_binding import DeviceBinding
 from engines.sessions.ort_errors import one_line
@@ -167,7 +167,7 @@ class TestDevices:
     def test_cuda_without_a_driver_is_an_error_and_not_the_cpu(self, path, monkeypatch):
         listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-        monkeypatch.setattr(module, "has_nvidia_driver", lambda: False)
+        monkeypatch.setattr(ort_cuda, "has_nvidia_driver", lambda: False)
         assert "no NVIDIA driver" in refused(path, UnsupportedError, device="cuda")
         with OnnxRuntimeSession(path, device="auto") as session:
             assert session.info.device == "cpu"
@@ -178,7 +178,7 @@ class TestDevices:
             pytest.skip("this ONNX Runtime has a CUDA provider")
         listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-        monkeypatch.setattr(module, "has_nvidia_driver", lambda: True)
+        monkeypatch.setattr(ort_cuda, "has_nvidia_driver", lambda: True)
         assert "CUDA device 0" in refused(path, UnsupportedError, device="cuda:0")
         with OnnxRuntimeSession(path, device="auto") as session:
             assert session.info.provider == "CPUExecutionProvider"

@@ -3,52 +3,25 @@
 import numpy as np
 import pytest
 
-import engines.cuda
 from engines.errors import EngineFormatError, EngineMismatchError, InputError, RunError, UnsupportedError
-from engines.sessions import plan_runner, tensorrt
+from engines.sessions import plan_runner
 from engines.sessions.plan_profiles import ProfileRange, choose_profile, largest_batch
 from engines.sessions.tensorrt import TensorRTSession
 from tests.conformance import Case, Conformance, samples
-from tests.engines import simulated
-from tests.tiny import METADATA
-
-WEIGHTS = np.random.default_rng(1).standard_normal((768, 5)).astype(np.float32) / 27
-
-
-def linear(data):
-    return data.reshape(len(data), -1) @ WEIGHTS
-
-
-class Passport:
-    metadata = METADATA
-
-
-@pytest.fixture
-def simulate(monkeypatch, tmp_path):
-    """Opens a session of a simulated engine."""
-    monkeypatch.setattr(engines.cuda, "cuda_core", lambda: simulated.core)
-    monkeypatch.setattr(engines.cuda, "has_nvidia_driver", lambda: True)
-    monkeypatch.setattr(tensorrt, "find_passport", lambda path: Passport)
-    plan = tmp_path / "model.engine"
-    plan.write_bytes(b"ftrt" + bytes(60))
-
-    def open_simulated(engine=None, **options):
-        monkeypatch.setattr(tensorrt, "require", lambda *_: simulated.library(engine))
-        return TensorRTSession(plan, check=False, **options)
-
-    return open_simulated
+from tests.engines import simulated_trt
+from tests.engines.simulated_trt import linear
 
 
 class TestWithGraphs(Conformance):
     @pytest.fixture
     def case(self, simulate):
-        return Case(lambda: simulate(simulated.Engine(linear)), linear, 1e-5, device=True)
+        return Case(lambda: simulate(simulated_trt.Engine(linear)), linear, 1e-5, device=True)
 
 
 class TestWithoutGraphs(Conformance):
     @pytest.fixture
     def case(self, simulate):
-        return Case(lambda: simulate(simulated.Engine(linear), graphs=False), linear, 1e-5, device=True)
+        return Case(lambda: simulate(simulated_trt.Engine(linear), graphs=False), linear, 1e-5, device=True)
 
 
 class TestSeveralProfiles(Conformance):
@@ -56,11 +29,11 @@ class TestSeveralProfiles(Conformance):
     def case(self, simulate):
         sizes = ((1, 1, 1), (2, 4, 8), (1, 8, 16))
         profiles = tuple(tuple((n, 3, 16, 16) for n in profile) for profile in sizes)
-        return Case(lambda: simulate(simulated.Engine(linear, profiles=profiles)), linear, 1e-5, device=True)
+        return Case(lambda: simulate(simulated_trt.Engine(linear, profiles=profiles)), linear, 1e-5, device=True)
 
 
 def test_the_first_run_of_a_shape_is_direct_and_later_ones_are_graphs(simulate):
-    engine = simulated.Engine(linear)
+    engine = simulated_trt.Engine(linear)
     with simulate(engine) as session:
         for _ in range(4):
             session.run({"input": samples(3)})
@@ -69,7 +42,7 @@ def test_the_first_run_of_a_shape_is_direct_and_later_ones_are_graphs(simulate):
 
 
 def test_without_graphs_one_context_a_profile_serves_every_batch(simulate):
-    engine = simulated.Engine(linear)
+    engine = simulated_trt.Engine(linear)
     with simulate(engine, graphs=False) as session:
         for batch in (1, 2, 3, 2, 1):
             session.run({"input": samples(batch)})
@@ -79,16 +52,16 @@ def test_without_graphs_one_context_a_profile_serves_every_batch(simulate):
 
 def test_contexts_are_bounded_and_an_evicted_shape_still_runs(simulate, monkeypatch):
     monkeypatch.setattr(plan_runner, "MAX_LANES", 3)
-    engine = simulated.Engine(linear)
+    engine = simulated_trt.Engine(linear)
     with simulate(engine) as session:
         for batch in (1, 2, 3, 4, 5, 1, 1, 1):
             data = samples(batch)
             np.testing.assert_allclose(session.run({"input": data})["logits"], linear(data), rtol=0, atol=1e-5)
-        assert len(session._runner._lanes) == 3
+        assert len(session._pipeline._main._program._lanes) == 3
 
 
 def test_an_engine_that_cannot_be_captured_runs_on_and_says_so(simulate):
-    engine = simulated.Engine(linear, capturable=False)
+    engine = simulated_trt.Engine(linear, capturable=False)
     data = samples(2)
     with simulate(engine) as session:
         assert session.graph_problem == ""
@@ -98,7 +71,7 @@ def test_an_engine_that_cannot_be_captured_runs_on_and_says_so(simulate):
 
 
 def test_scratch_memory_is_shared_by_all_contexts(simulate):
-    engine = simulated.Engine(linear, device_memory_size_v2=4096)
+    engine = simulated_trt.Engine(linear, device_memory_size_v2=4096)
     with simulate(engine) as session:
         for batch in (1, 2, 8):
             session.run({"input": samples(batch)})
@@ -107,7 +80,7 @@ def test_scratch_memory_is_shared_by_all_contexts(simulate):
 
 def test_a_batch_outside_every_profile_is_refused_with_what_is_covered(simulate):
     profiles = (((2, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16)),)
-    with simulate(simulated.Engine(linear, profiles=profiles)) as session:
+    with simulate(simulated_trt.Engine(linear, profiles=profiles)) as session:
         assert session.info.max_batch == 8
         with pytest.raises(InputError, match="batch 9 is larger than the engine's largest, 8"):
             session.run({"input": samples(9)})
@@ -117,7 +90,7 @@ def test_a_batch_outside_every_profile_is_refused_with_what_is_covered(simulate)
 
 def test_an_engine_of_fixed_shape_takes_that_batch(simulate):
     fixed = (4, 3, 16, 16)
-    engine = simulated.Engine(linear, profiles=((fixed,) * 3,), shapes={"input": fixed, "logits": (4, 5)})
+    engine = simulated_trt.Engine(linear, profiles=((fixed,) * 3,), shapes={"input": fixed, "logits": (4, 5)})
     with simulate(engine) as session:
         assert session.inputs[0].shape == fixed
         data = samples(4)
@@ -128,7 +101,7 @@ def test_an_engine_that_fails_while_it_runs_is_a_run_error(simulate):
     def broken(data):
         raise RuntimeError("an illegal memory access was encountered")
 
-    session = simulate(simulated.Engine(broken), graphs=False)
+    session = simulate(simulated_trt.Engine(broken), graphs=False)
     with pytest.raises(RunError, match="failed on a batch of 2: an illegal memory access"):
         session.run({"input": samples(2)})
     assert session.stage_times() is None
@@ -138,15 +111,15 @@ def test_an_engine_that_fails_while_it_runs_is_a_run_error(simulate):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"place": simulated.Place.HOST}, "is a shape on the host"),
-        ({"layout": simulated.Layout.CHW32}, "vectorised layout"),
-        ({"kind": simulated.DataType.FP8}, "FP8, which numpy can't hold"),
+        ({"place": simulated_trt.Place.HOST}, "is a shape on the host"),
+        ({"layout": simulated_trt.Layout.CHW32}, "vectorised layout"),
+        ({"kind": simulated_trt.DataType.FP8}, "FP8, which numpy can't hold"),
         ({"shapes": {"input": (-1, 3, 16, 16), "logits": (-1, -1)}}, "depends on the data"),
     ],
 )
 def test_engines_that_a_session_cannot_feed_are_refused(simulate, options, message):
     with pytest.raises(UnsupportedError, match=message):
-        simulate(simulated.Engine(linear, **options))
+        simulate(simulated_trt.Engine(linear, **options))
 
 
 def test_a_plan_that_the_library_refuses_gives_its_reason_and_a_remedy(simulate):
@@ -156,7 +129,7 @@ def test_a_plan_that_the_library_refuses_gives_its_reason_and_a_remedy(simulate)
 
 
 def test_options_that_a_plan_cannot_honour_are_refused(simulate):
-    engine = simulated.Engine(linear)
+    engine = simulated_trt.Engine(linear)
     with pytest.raises(InputError, match="no CPU threads"):
         simulate(engine, threads=2)
     with pytest.raises(UnsupportedError, match="not on the CPU"):

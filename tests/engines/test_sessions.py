@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import onnx
@@ -55,10 +56,20 @@ class TestOnnxRuntime(Conformance):
         return Case(lambda: open_session(graph_path, device="cpu"), in_double, 1e-5)
 
 
+class TestOpenVino(Conformance):
+    @pytest.fixture
+    def case(self, graph_path):
+        if (
+            find_spec("openvino") is None
+        ):  # importing it is for the session, which keeps its statistics from being sent
+            pytest.skip("openvino isn't installed")
+        return Case(lambda: open_session(graph_path, backend="openvino"), in_double, 1e-5)
+
+
 def test_importing_sessions_imports_no_backend():
     code = (
-        "import sys, engines.sessions; heavy = {'torch', 'onnx', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'cuda', "
-        "'PIL', 'click', 'rich'} & set(sys.modules); sys.exit(', '.join(heavy) or 0)"
+        "import sys, engines.sessions; heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'tensorrt', 'cuda', "
+        "'tensorrt_rtx', 'PIL', 'click', 'rich'} & set(sys.modules); sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -68,7 +79,8 @@ def test_importing_sessions_imports_no_backend():
 def test_every_backend_in_the_table_can_be_imported_without_its_library(name):
     module, _, attribute = BACKENDS[name].partition(":")
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'cuda']));"
+        "import sys; sys.modules.update(dict.fromkeys("
+        "['torch', 'onnxruntime', 'openvino', 'tensorrt', 'tensorrt_rtx', 'cuda']));"
         f"from {module} import {attribute}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -97,8 +109,9 @@ def test_a_file_that_is_no_engine_is_refused(tmp_path, content):
 
 
 def test_a_backend_that_does_not_fit_the_file_is_refused(graph_path):
-    with pytest.raises(InputError, match="made for the backend 'onnxruntime', not for 'tensorrt'"):
+    with pytest.raises(InputError, match="made for the backend 'onnxruntime', not for 'tensorrt'") as caught:
         open_session(graph_path, backend="tensorrt")
+    assert caught.value.remedy == "use --backend onnxruntime, openvino or auto"
     with pytest.raises(InputError, match="no backend 'openvinoo'"):
         open_session(graph_path, backend="openvinoo")
     with pytest.raises(InputError, match="no backend"):

@@ -11,9 +11,11 @@ import pytest
 from engines.builders.options import BuildOptions
 from engines.builders.profiles import parse_profiles
 from engines.builders.tensorrt import build_plan
-from engines.errors import ToolkitError
+from engines.cuda import CudaDevice, StagedTensor
+from engines.errors import RunError, ToolkitError
 from engines.files import write_atomically
 from engines.passport import Passport, passport_path
+from export.passes.uint8_input import take_uint8_input
 from tests.engines.graphs import int8_graph, typed_graph
 from tests.tiny import METADATA, tiny_graph
 
@@ -41,9 +43,11 @@ def cannot(reason: str) -> None:
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The tiny network's graph in FP32, FP16 and INT8 (Q/DQ where TensorRT fuses), by precision."""
+    """The tiny network's graph in FP32, FP16 and INT8 (Q/DQ where TensorRT fuses), and from uint8 pictures."""
     folder = tmp_path_factory.mktemp("graphs")
-    models = {"fp32": tiny_graph(), "fp16": typed_graph(tiny_graph()), "int8": int8_graph()}
+    pixels = tiny_graph()
+    take_uint8_input(pixels.graph, METADATA.preprocess)
+    models = {"fp32": tiny_graph(), "fp16": typed_graph(tiny_graph()), "int8": int8_graph(), "uint8": pixels}
     paths = {}
     for name, model in models.items():
         paths[name] = folder / f"tiny.{name}.onnx"
@@ -64,6 +68,55 @@ def on_cpu(graphs: dict[str, Path]):
     yield run
     for session in sessions.values():
         session.close()
+
+
+class OnDevice:
+    """A copy of an array on the GPU, exported as other libraries export theirs; ``offset`` bytes into its memory."""
+
+    def __init__(self, data: np.ndarray, offset: int = 0) -> None:
+        self.gpu = CudaDevice(0)
+        self.stream = self.gpu.stream()
+        self.tensor = StagedTensor(self.gpu, data.nbytes + offset, self.stream)
+        whole = self.tensor.host(np.dtype(np.uint8), (data.nbytes + offset,))
+        whole[offset:] = data.reshape(-1).view(np.uint8)
+        self.tensor.to_device(whole.nbytes, self.stream)
+        self.address = self.tensor.address + offset
+        self.__cuda_array_interface__ = {
+            "shape": data.shape,
+            "typestr": data.dtype.str,
+            "data": (self.address, False),
+            "strides": None,
+            "stream": int(self.stream.handle),
+            "version": 3,
+        }
+
+
+def on_host(array) -> np.ndarray:
+    """What lies in a float32 array of ours on the GPU."""
+    gpu, count = CudaDevice(0), int(np.prod(array.shape))
+    stream = gpu.stream()
+    tensor = StagedTensor(gpu, 4 * count, stream)
+    address = array.__cuda_array_interface__["data"][0]
+    tensor.from_elsewhere(address, 4 * count, array, stream)
+    tensor.to_host(4 * count, stream)
+    stream.sync()
+    return tensor.host(np.dtype(np.float32), array.shape).copy()
+
+
+def check_arrays_on_the_device(session, expected, tolerance: float) -> None:
+    """Inputs that are on the GPU, aligned and not, and outputs that stay there."""
+    data = np.random.default_rng(3).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    reference = expected(data)
+    for _ in range(3):
+        for offset in (0, 4):
+            logits = session.run({"input": OnDevice(data, offset)})["logits"]
+            np.testing.assert_allclose(logits, reference, rtol=0, atol=tolerance)
+        left = session.run_on_device({"input": OnDevice(data)})["logits"]
+        np.testing.assert_allclose(on_host(left), reference, rtol=0, atol=tolerance)
+    again = session.run({"input": data})["logits"]
+    np.testing.assert_allclose(again, reference, rtol=0, atol=tolerance)
+    with pytest.raises(RunError, match="is gone"):
+        left.__dlpack__()
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from engines.cuda import CudaDevice, StagedTensor, capture
-from engines.errors import RunError, UnsupportedError
-from tests.gpu.conftest import need
+from engines.errors import InputError, RunError, UnsupportedError
+from engines.sessions.device_arrays import DeviceArray, adopt
+from tests.gpu.conftest import OnDevice, cannot, need
 
 
 @pytest.fixture
@@ -59,6 +60,64 @@ def test_two_events_tell_the_time_between_them(gpu):
     stream.sync()
     assert 0.1 < second - first < 10_000, "64 MiB over any bus take between 0.1 ms and 10 s"
     tensor.close(stream)
+
+
+def test_a_stream_waits_for_the_event_of_another(gpu):
+    copy_in, copy_out = gpu.stream(), gpu.stream()
+    size = 256 << 20
+    there, back = StagedTensor(gpu, size, copy_in), StagedTensor(gpu, size, copy_in)
+    copy_in.sync()
+    kind, shape = np.dtype(np.uint8), (size,)
+    there.host(kind, shape)[:] = 7
+    back.host(kind, shape)[:] = 0
+    copied, finished = gpu.timer(), gpu.timer()
+    there.to_device(size, copy_in)
+    copy_in.record(copied)
+    copy_out.wait(copied)
+    back.from_elsewhere(there.address, size, there, copy_out)
+    back.to_host(size, copy_out)
+    copy_out.record(finished)
+    assert not finished.is_done, "256 MiB over any bus take longer than a few calls"
+    finished.sync()
+    assert finished.is_done
+    assert (back.host(kind, shape) == 7).all()
+    for tensor in (there, back):
+        tensor.close(copy_in)
+    copy_in.sync()
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_an_array_of_another_library_is_found_where_it_is(gpu, offset):
+    stream = gpu.stream()
+    given = OnDevice(np.arange(24, dtype=np.float32).reshape(2, 3, 4), offset)
+    seen = adopt(gpu, "x", given, stream)
+    assert (seen.address, seen.shape, seen.dtype) == (given.address, (2, 3, 4), np.float32)
+    assert seen.aligned == (offset == 0)
+
+
+def test_torch_tensors_are_taken_and_given_through_dlpack(gpu):
+    need("torch")
+    import torch
+
+    if not torch.cuda.is_available():
+        if torch.version.cuda is None:
+            pytest.skip("PyTorch with CUDA is not installed")
+        cannot("PyTorch finds no GPU")
+    stream = gpu.stream()
+    tensor = torch.arange(24, dtype=torch.float32, device="cuda:0").reshape(2, 3, 4) * 2
+    seen = adopt(gpu, "x", tensor, stream)
+    assert (seen.address, seen.shape, seen.dtype) == (tensor.data_ptr(), (2, 3, 4), np.float32)
+    with pytest.raises(InputError, match="has gaps"):
+        adopt(gpu, "x", tensor.transpose(0, 2), stream)
+    with pytest.raises(InputError, match="not on cuda:0"):
+        adopt(gpu, "x", tensor.cpu(), stream)
+    staged = StagedTensor(gpu, 96, stream)
+    staged.from_elsewhere(seen.address, seen.nbytes, seen.owner, stream)
+    stream.sync()
+    ours = DeviceArray(gpu, "y", staged.on_device(96), seen.dtype, seen.shape, lambda: True)
+    for theirs in (torch.from_dlpack(ours), torch.as_tensor(ours, device="cuda:0")):
+        assert theirs.data_ptr() == staged.address, "nothing is copied"
+        assert torch.equal(theirs, tensor)
 
 
 def test_captured_work_runs_when_the_graph_is_launched_and_not_before(gpu):

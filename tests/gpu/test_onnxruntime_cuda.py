@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from engines.errors import UnsupportedError
+import engines.cuda
+from engines.errors import MissingLibraryError, UnsupportedError
 from engines.providers import probe_provider
 from engines.sessions import open_session
 from tests.conformance import Case, Conformance, samples
-from tests.gpu.conftest import cannot, need
+from tests.gpu.conftest import cannot, check_arrays_on_the_device, need
 from tests.tiny import METADATA, tiny_graph
 
 
@@ -52,6 +53,37 @@ def test_the_provider_that_runs_is_cuda(graphs):
         assert session.info.device == "cuda:0", "auto takes CUDA where it loads"
     with open_session(graphs["fp32"], device="cpu") as session:
         assert session.info.provider == "CPUExecutionProvider"
+
+
+@pytest.mark.usefixtures("cuda")
+def test_it_runs_on_our_stream_and_memory(graphs, on_cpu):
+    need("cuda.core")
+    with open_session(graphs["fp32"], device="cuda:0") as session:
+        assert session.stream_problem == ""
+        check_arrays_on_the_device(session, lambda data: on_cpu("fp32", data), 1e-4)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_without_cuda_core_the_librarys_own_stream_answers_the_same(graphs, on_cpu, monkeypatch):
+    def missing():
+        raise MissingLibraryError("Running on a GPU", "cuda.core", "tensorrt")
+
+    monkeypatch.setattr(engines.cuda, "cuda_core", missing)
+    data = samples(5)
+    with open_session(graphs["fp32"], device="cuda:0") as session:
+        assert "cuda.core" in session.stream_problem
+        for _ in range(3):
+            logits = session.run({"input": data})["logits"]
+            np.testing.assert_allclose(logits, on_cpu("fp32", data), rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_pictures_are_normalised_on_the_gpu(graphs, on_cpu):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    expected = on_cpu("fp32", METADATA.preprocess.normalise(pixels))
+    with open_session(graphs["uint8"], device="cuda:0") as session:
+        for _ in range(3):
+            np.testing.assert_allclose(session.run({"input": pixels})["logits"], expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.usefixtures("cuda")

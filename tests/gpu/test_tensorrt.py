@@ -1,5 +1,7 @@
 """TensorRT and TensorRT for RTX on a real GPU: conformance, parity with ONNX Runtime on the CPU, profiles, graphs."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,8 @@ from engines.header import RTX_CAPABILITIES
 from engines.sessions import open_session
 from engines.sessions.tensorrt import TensorRTSession
 from tests.conformance import Case, Conformance, samples
-from tests.gpu.conftest import need
+from tests.gpu.conftest import OnDevice, check_arrays_on_the_device, need, on_host
+from tests.tiny import METADATA
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.03}
 
@@ -92,6 +95,86 @@ def test_cuda_graphs_answer_as_without_them(plan):
                 a, b = session.run({"input": data})["logits"], plain.run({"input": data})["logits"]
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
         assert session.graph_problem == ""
+
+
+def on_rtx(capability):
+    need("tensorrt_rtx", "cuda.core")
+    if capability not in RTX_CAPABILITIES:
+        pytest.skip(f"TensorRT for RTX has no target for compute capability {capability}")
+    return "tensorrt-rtx"
+
+
+def on_tensorrt(capability):
+    need("tensorrt", "cuda.core")
+    return "tensorrt"
+
+
+BACKENDS = pytest.mark.parametrize("needed", [on_tensorrt, on_rtx], ids=["tensorrt", "tensorrt-rtx"])
+
+
+@BACKENDS
+def test_siblings_run_one_engine_in_two_threads(plan, on_cpu, capability, needed):
+    session = open_session(plan(needed(capability), "fp32"))
+    other, worst = session.sibling(), []
+
+    def work(mine, seed):
+        for number in range(100):
+            data = samples(1 + number % 8, seed=seed + number)
+            answers.append((data, mine.run({"input": data})["logits"]))
+
+    answers = []
+    threads = [threading.Thread(target=work, args=(mine, seed)) for mine, seed in ((session, 0), (other, 1000))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    session.close()
+    data = samples(3)
+    answers.append((data, other.run({"input": data})["logits"]))
+    other.close()
+    assert len(answers) == 201
+    for data, logits in answers:
+        worst.append(np.abs(logits - on_cpu("fp32", data)).max())
+    assert max(worst) < TOLERANCE["fp32"]
+
+
+@BACKENDS
+def test_arrays_on_the_device_are_taken_and_given(plan, on_cpu, capability, needed):
+    with open_session(plan(needed(capability), "fp32")) as session:
+        check_arrays_on_the_device(session, lambda data: on_cpu("fp32", data), TOLERANCE["fp32"])
+
+
+@BACKENDS
+def test_a_slot_takes_and_gives_arrays_on_the_device(plan, on_cpu, capability, needed):
+    data = samples(4)
+    with open_session(plan(needed(capability), "fp32")) as session:
+        for slot in session.slots(2):
+            slot.take({"input": OnDevice(data)})
+            slot.start()
+            slot.wait()
+            logits = on_host(slot.on_device()["logits"])
+            np.testing.assert_allclose(logits, on_cpu("fp32", data), rtol=0, atol=TOLERANCE["fp32"])
+
+
+@BACKENDS
+def test_pictures_are_normalised_on_the_gpu(plan, on_cpu, capability, needed):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    expected = on_cpu("fp32", METADATA.preprocess.normalise(pixels))
+    with open_session(plan(needed(capability), "uint8")) as session:
+        assert session.inputs[0].dtype == "uint8"
+        for _ in range(3):
+            logits = session.run({"input": pixels})["logits"]
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=5 * TOLERANCE["fp32"])
+
+
+def test_rtx_keeps_its_compiled_kernels_between_sessions(plan, capability, tmp_path, monkeypatch):
+    path = plan(on_rtx(capability), "fp32")
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path))
+    for taken in (False, True):
+        with open_session(path) as session:
+            assert bool(session._kernels._known) == taken, "the second session takes what the first has kept"
+            session.run({"input": samples(4)})
+        assert [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 def test_a_batch_over_the_profile_is_refused(plan):

@@ -1,5 +1,6 @@
 """The command line's frame: help, errors, exit codes, and what is said without each library."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,21 @@ def test_progress_on_no_terminal_is_plain_lines_on_stderr(capsys: pytest.Capture
     assert captured.err.splitlines()[0] == "calibrating ..."
     assert captured.err.splitlines()[-1].startswith("calibrating: ")
     assert "loss 0.5" in captured.err.splitlines()[-1]
+
+
+def test_a_build_on_no_terminal_tells_its_phase_and_the_time_left_even_when_no_step_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress() as listener:
+        monkeypatch.setattr(listener, "interval", 0.0)
+        listener.begin("building", 100, "%")
+        listener.advance(40, phase="timing kernels")
+        listener.advance(0, phase="timing kernels")
+        listener.advance(60, phase="")
+    _, first, beat, *_, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"building: 40/100 %, phase timing kernels, \d+ s left", first)
+    assert re.fullmatch(r"building: 40/100 %, phase timing kernels, \d+ s left", beat)
+    assert re.fullmatch(r"building: \d+\.\d s", last)
 
 
 def test_json_with_a_nan_is_refused_rather_than_written_as_no_json() -> None:
