@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import pytest
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 _numbers = itertools.count()
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C interrupt, for the tests of that: a shell ignores it in what it runs in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
