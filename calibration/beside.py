@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from calibration.bias import has_bias
 from calibration.equalise import equalise
 from calibration.qdq import quantise
 from calibration.ranges import WEIGHTED
 from calibration.rewrite import constants
+from calibration.shift import has_bias
 from calibration.table import CalibrationTable
 from export.onnxlib import onnx
 from export.structure import initializers, label, names, producers, remove_unused, topological_sort, unique

@@ -7,11 +7,11 @@ which is slow and exact, so that the accuracy of an FP8 engine is measured on an
 from collections.abc import Callable, Collection
 from typing import Literal
 
-from calibration.bias import shift_biases
 from calibration.editor import Editor
 from calibration.equalise import equalise
 from calibration.placement import onnxruntime, tensorrt
 from calibration.ranges import Ranges, refuse_typed
+from calibration.shift import shift_biases
 from calibration.table import CalibrationTable, check_table
 from engines.errors import GraphError, InputError, UnsupportedError
 from export.graph import Derived, read_metadata, weights_digest, write_derived

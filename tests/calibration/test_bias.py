@@ -9,9 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.beside import beside
-from calibration.bias import measure_biases, shift_biases
+from calibration.bias import measure_biases
 from calibration.equalise import equalise
 from calibration.qdq import quantise
+from calibration.shift import shift_biases
 from calibration.table import CalibrationTable
 from engines.errors import DataError, InputError, TableError
 from engines.sessions.onnxruntime import UNFAITHFUL
