@@ -1,7 +1,8 @@
 """Everything that needs a GPU, in one offline run with one record. Started by scripts/gpu-check.
 
 The record says what machine it was, what of tests/gpu passed, what TensorRT for RTX answers on this GPU, and the
-figures. A part that could not run says why; nothing is left out in silence.
+figures. A part that could not run says why; nothing is left out in silence. The record is written after every part,
+and a part that would outlast the time given is stopped, with what it had until then.
 """
 
 import argparse
@@ -14,11 +15,12 @@ import sys
 import tempfile
 import time
 import tomllib
-import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_process import Clock, last_json, last_line, no_tests, parse_junit, parse_progress, run_for
 from benchmarks.gpu_rtx import ENGINES
 from engines.files import write_atomically
 from engines.target import Target, detect
@@ -26,6 +28,17 @@ from toolkit.machine import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = "onnx-tensorrt-toolkit/gpu-check/1"
+LIMIT = 560.0
+"""Seconds for everything: hosts that are lent by the command give ten minutes."""
+
+TESTS_SHARE = 0.5
+"""Of the time, what the tests get at most when figures are to follow."""
+
+FILE_LIMIT = 200.0
+"""Seconds for one file of tests, several times what it takes: one that hangs leaves the others their time."""
+
+ANSWER_LIMIT = 60.0
+"""Seconds for one question to TensorRT for RTX: a tiny engine, built and run."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--output", type=Path, help="the record's file; default benchmarks/results/gpu-NAME-DATE.json"
     )
     parser.add_argument("--seconds", type=float, default=1.0, help="timed running of each row (default 1)")
+    parser.add_argument("--limit", type=float, default=LIMIT, help=f"seconds for everything (default {LIMIT:.0f})")
+    parser.add_argument("--commit", help="the checkout's commit, for a copy of it that git can't tell")
     parser.add_argument("--only", choices=("tests", "rtx", "figures"), action="append", help="run only this part")
     options = parser.parse_args(arguments)
     parts = options.only or ["tests", "rtx", "figures"]
@@ -43,13 +58,18 @@ def main(arguments: list[str] | None = None) -> int:
         print("error: no NVIDIA GPU answers on this machine\n  try: run it on a GPU host", file=sys.stderr)
         return 2
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        _present_as_installed(Path(folder))
-        record = _record(parts, target, options.seconds, arguments)
-    record["seconds"] = round(time.monotonic() - started, 1)
     path = options.output or _default_path(target.gpus[0].name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    record = _described(target, arguments, options.commit)
+
+    def keep(**part: Any) -> None:
+        record.update(without_folders(part))
+        record["seconds"] = round(time.monotonic() - started, 1)
+        write_atomically(path, json.dumps(record, indent=1) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        _present_as_installed(Path(folder))
+        _run_parts(parts, target, options.seconds, Clock(options.limit), keep)
     for line in summary(record):
         print(line)
     print(f"record: {path}")
@@ -57,20 +77,33 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if tests == "not run" or (tests["failed"] == 0 and tests["passed"] > 0) else 1
 
 
-def _record(parts: list[str], target: Target, seconds: float, arguments: list[str] | None) -> dict[str, Any]:
+def _described(target: Target, arguments: list[str] | None, commit: str | None) -> dict[str, Any]:
+    """The record before anything has run."""
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["scripts/gpu-check", *(sys.argv[1:] if arguments is None else arguments)]),
-        "commit": _commit(),
+        "commit": _commit() or commit,
         "machine": describe().to_json(),
         "target": target.to_json(),
-        "tests": _tests() if "tests" in parts else "not run",
-        "tensorrt_for_rtx": _rtx(target.libraries) if "rtx" in parts else "not run",
-        "figures": _child("benchmarks.gpu_figures", str(seconds)) if "figures" in parts else "not run",
+        "tests": "not run",
+        "tensorrt_for_rtx": "not run",
+        "figures": "not run",
     }
     cleaned: dict[str, Any] = without_folders(record)
     return cleaned
+
+
+def _run_parts(parts: list[str], target: Target, seconds: float, clock: Clock, keep: Callable[..., None]) -> None:
+    """Run the parts in order; ``keep`` is given what is known after each step."""
+    if "tests" in parts:
+        share = Clock(clock.left() * TESTS_SHARE) if "figures" in parts else clock
+        for tests in _tests(share):
+            keep(tests=tests)
+    if "rtx" in parts:
+        keep(tensorrt_for_rtx=_rtx(target.libraries, clock))
+    if "figures" in parts:
+        keep(figures=_child("benchmarks.gpu_figures", str(seconds), limit=clock.left()))
 
 
 def summary(record: dict[str, Any]) -> list[str]:
@@ -91,6 +124,8 @@ def summary(record: dict[str, Any]) -> list[str]:
         return lines
     if "not_measured" in figures:
         return [*lines, f"figures: not measured: {figures['not_measured']}"]
+    if "problem" in figures:
+        lines.append(f"figures: not complete: {figures['problem']}")
     for row in figures["rows"]:
         cells = (
             f"{batch}: {timing['images_per_second']:.0f}/s" if "runs" in timing else f"{batch}: not measured"
@@ -105,35 +140,15 @@ def summary(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def parse_junit(text: str) -> dict[str, Any]:
-    """Counts, failures with their reasons, skips by reason and recorded properties, from pytest's JUnit XML."""
-    result = _no_tests()
-    for case in ET.fromstring(text).iter("testcase"):  # noqa: S314 - pytest's own file
-        name = f"{case.get('classname', '').removeprefix('tests.gpu.')}::{case.get('name')}"
-        bad = [child for child in case if child.tag in {"failure", "error", "skipped"}]
-        result["properties"] |= {item.get("name"): item.get("value") for item in case.iter("property")}
-        if not bad:
-            result["passed"] += 1
-            continue
-        reason = " ".join((bad[0].get("message") or "").split())[:500]
-        if bad[0].tag == "skipped":
-            result["skipped"] += 1
-            result["skips"][reason] = result["skips"].get(reason, 0) + 1
-        else:
-            result["failed"] += 1
-            result["failures"].append({"name": name, "reason": reason})
-    return result
+def _tests(clock: Clock) -> Iterator[dict[str, Any]]:
+    """Each file of tests/gpu in a process of its own: a fault in one library leaves the others their say.
 
-
-def _no_tests() -> dict[str, Any]:
-    return {"passed": 0, "failed": 0, "skipped": 0, "failures": [], "skips": {}, "properties": {}}
-
-
-def _tests() -> dict[str, Any]:
-    """Each file of tests/gpu in a process of its own: a fault in one library leaves the others their say."""
-    total = _no_tests()
+    Yields:
+        The counts after every file.
+    """
+    total = no_tests()
     for file in sorted((ROOT / "tests" / "gpu").glob("test_*.py")):
-        result = _test_file(file)
+        result = _test_file(file, clock.left(FILE_LIMIT))
         for key, value in result.items():
             if key == "skips":
                 for reason, count in value.items():
@@ -142,31 +157,25 @@ def _tests() -> dict[str, Any]:
                 total[key] |= value
             else:
                 total[key] += value
-    return total
+        yield total
 
 
-def _test_file(file: Path) -> dict[str, Any]:
+def _test_file(file: Path, limit: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "junit.xml")
         # The host's own pytest plugins and the warnings of its versions are not what is tested here.
         command = [
-            sys.executable, "-m", "pytest", str(file.relative_to(ROOT)), "-q", f"--junitxml={report}",
+            sys.executable, "-m", "pytest", str(file.relative_to(ROOT)), "-v", f"--junitxml={report}",
             "-p", "no:cacheprovider", "-o", "filterwarnings=default",
         ]  # fmt: skip
         environment = _environment() | {"TOOLKIT_GPU_REQUIRED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
-            )
-            problem = f"pytest ended with code {done.returncode}: {_last_line(done.stdout + done.stderr)}"
-        except subprocess.TimeoutExpired:
-            problem = "the tests took more than 600 s and were stopped"
+        done = run_for(command, limit, folder=ROOT, environment=environment)
         if report.exists() and report.stat().st_size:
             return parse_junit(report.read_text())
-    return _no_tests() | {"failed": 1, "failures": [{"name": file.name, "reason": problem}]}
+    return parse_progress(done.output, f"{file.name} {done.problem or last_line(done.output)}")
 
 
-def _rtx(libraries: Any) -> list[dict[str, Any]]:
+def _rtx(libraries: Any, clock: Clock) -> list[dict[str, Any]]:
     if "tensorrt-rtx" not in libraries:
         return [
             {"engine": engine, "outcome": "not asked", "reason": "tensorrt-rtx is not installed"}
@@ -174,33 +183,20 @@ def _rtx(libraries: Any) -> list[dict[str, Any]]:
         ]
     answers = []
     for engine in ENGINES:
-        answer = _child("benchmarks.gpu_rtx", engine)
+        answer = _child("benchmarks.gpu_rtx", engine, limit=clock.left(ANSWER_LIMIT))
         if "not_measured" in answer:  # it died: a crash is an answer too
             answer = {"engine": engine, "outcome": "crashed", "reason": answer["not_measured"]}
         answers.append(answer)
     return answers
 
 
-def _child(module: str, *arguments: str) -> dict[str, Any]:
-    """What a module prints as JSON on its last line, from a process of its own."""
-    command = [sys.executable, "-m", module, *arguments]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=1200, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"not_measured": "no answer in 1200 s"}
-    lines = done.stdout.strip().splitlines()
-    try:
-        value: dict[str, Any] = json.loads(lines[-1])
-    except (IndexError, json.JSONDecodeError):
-        return {"not_measured": f"{module} ended with code {done.returncode}: {_last_line(done.stderr)}"}
-    return value
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+def _child(module: str, *arguments: str, limit: float) -> dict[str, Any]:
+    """What a module prints as JSON on its last line, from a process of its own; ``problem`` says how it died."""
+    done = run_for([sys.executable, "-m", module, *arguments], limit, folder=ROOT, environment=_environment())
+    value = last_json(done.output)
+    if value is None:
+        return {"not_measured": f"{module} {done.problem or 'gave no answer'}"}
+    return value | ({"problem": f"{module} {done.problem}"} if done.problem else {})
 
 
 def without_folders(value: Any) -> Any:

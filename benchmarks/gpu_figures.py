@@ -1,7 +1,8 @@
 """AlexNet on this GPU through every session that runs here, rivals taking turns.
 
 Run by scripts/gpu-check, offline; prints one JSON object. Each artifact is measured in a process of its own
-(toolkit.benchmarking). What can't be measured here keeps its row with the reason.
+(toolkit.benchmarking). What can't be measured here keeps its row with the reason. The object is printed anew after
+every batch size, so that a run that is stopped leaves what it had.
 
     python -m benchmarks.gpu_figures [SECONDS]
 """
@@ -10,19 +11,24 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu_goals import goals
 from engines.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.benchmarking.messages import Opened
 
 BATCHES = (1, 8, 32, 128)
 PIXELS = "fp16.uint8"
 KINDS = ("fp32", "fp16", PIXELS)
 """Graphs: by precision, and the FP16 one that takes raw pictures."""
 CLASSES = 1000
+PATIENCE = 120.0
+"""Seconds without an answer after which a row counts as hung; in first runs kernels are compiled and searched for."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,17 @@ class Row:
     reason: str = ""
 
 
-def main(seconds: float, device: str = "cuda:0", batches: tuple[int, ...] = BATCHES) -> dict[str, Any]:
-    """Measure; ``seconds`` is the timed running of each artifact at each batch size."""
-    from toolkit.benchmarking.messages import Contestant, Opened
+def main(
+    seconds: float,
+    device: str = "cuda:0",
+    batches: tuple[int, ...] = BATCHES,
+    report: Callable[[dict[str, Any]], None] = lambda figures: None,
+) -> dict[str, Any]:
+    """Measure; ``seconds`` is the timed running of each artifact at each batch size.
+
+    ``report`` is given the figures so far when everything is open, and after every batch size.
+    """
+    from toolkit.benchmarking.messages import Contestant
     from toolkit.benchmarking.process import WorkerProcess
     from toolkit.benchmarking.rounds import Pace, take_turns
 
@@ -52,7 +66,7 @@ def main(seconds: float, device: str = "cuda:0", batches: tuple[int, ...] = BATC
             if row.name in reasons:
                 continue
             worker = stack.enter_context(
-                WorkerProcess(Contestant(row.path, row.name, device=device, opener=row.opener))
+                WorkerProcess(Contestant(row.path, row.name, device=device, opener=row.opener), patience=PATIENCE)
             )
             try:
                 opened[row.name] = worker.open()
@@ -60,6 +74,7 @@ def main(seconds: float, device: str = "cuda:0", batches: tuple[int, ...] = BATC
             except ToolkitError as error:
                 reasons[row.name] = str(error)
         timings: dict[tuple[str, int], Any] = {}
+        report(_figures(rows, opened, timings, reasons, batches))
         for batch in batches:
 
             def failed(name: str, error: ToolkitError) -> None:
@@ -68,6 +83,18 @@ def main(seconds: float, device: str = "cuda:0", batches: tuple[int, ...] = BATC
 
             for name, timing in take_turns(dict(workers), batch, Pace(seconds=seconds), failed).items():
                 timings[name, batch] = timing.to_json()
+            report(_figures(rows, opened, timings, reasons, batches))
+    return _figures(rows, opened, timings, reasons, batches)
+
+
+def _figures(
+    rows: list[Row],
+    opened: "Mapping[str, Opened]",
+    timings: Mapping[tuple[str, int], Any],
+    reasons: Mapping[str, str],
+    batches: tuple[int, ...],
+) -> dict[str, Any]:
+    """What is known, with the reason where a figure is missing."""
     results = []
     for row in rows:
         facts = opened.get(row.name)
@@ -75,7 +102,7 @@ def main(seconds: float, device: str = "cuda:0", batches: tuple[int, ...] = BATC
         if facts is not None:
             result |= {"device": facts.info.device, "provider": facts.info.provider}
         result["batches"] = {
-            str(batch): timings.get((row.name, batch), {"not_measured": reasons.get(row.name, "")})
+            str(batch): timings.get((row.name, batch), {"not_measured": reasons.get(row.name, "not yet")})
             for batch in batches
         }
         results.append(result)
@@ -157,4 +184,8 @@ def _build(graph: Path, backend: str, path: Path) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)))
+
+    def show(figures: dict[str, Any]) -> None:
+        print(json.dumps(figures), flush=True)
+
+    show(main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, report=show))

@@ -49,18 +49,19 @@ def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _ratios(by_name: dict[str, Any], name: str, against: str, ratio: Any) -> dict[str, float | str]:
     ours, theirs = by_name.get(name, {}), by_name.get(against, {})
-    return {
-        batch: round(ratio(timing, theirs[batch]), 3)
-        if "runs" in timing and "runs" in theirs.get(batch, {})
-        else "not measured"
-        for batch, timing in ours.items()
-    }
+    found: dict[str, float | str] = {}
+    for batch, timing in ours.items():
+        measured = "runs" in timing and "runs" in theirs.get(batch, {})
+        value = ratio(timing, theirs[batch]) if measured else None
+        found[batch] = "not measured" if value is None else round(value, 3)
+    return found
 
 
 def _speed(timing: dict[str, Any]) -> float:
     return float(timing["images_per_second"])
 
 
-def _over_device(slots: dict[str, Any], run: dict[str, Any]) -> float:
-    """A batch's seconds through slots over the seconds that the engine alone takes on the device."""
-    return float(slots["latency_seconds"]["mean"] / run["stage_seconds"]["device"])
+def _over_device(slots: dict[str, Any], run: dict[str, Any]) -> float | None:
+    """A batch's seconds through slots over the seconds that the engine alone takes on the device; None if untold."""
+    stages = run["stage_seconds"]
+    return float(slots["latency_seconds"]["mean"] / stages["device"]) if stages and stages["device"] else None

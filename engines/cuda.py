@@ -1,12 +1,11 @@
-"""CUDA without torch: a device, its streams and events, staged tensors and graphs, over cuda-core."""
+"""CUDA without torch: a device, its streams and events, and staged tensors, over cuda-core."""
 
 import ctypes
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.errors import RunError, ToolkitError, UnsupportedError
+from engines.errors import RunError, UnsupportedError
 from engines.nvidia_wheels import has_nvidia_driver
 from engines.optional import require
 from engines.tensors import Array
@@ -16,13 +15,11 @@ if TYPE_CHECKING:
 
 API = {
     "Device": ("set_current", "create_stream", "create_event", "allocate", "name", "compute_capability"),
-    "Stream": ("handle", "record", "wait", "sync", "close", "create_graph_builder"),
+    "Stream": ("handle", "record", "wait", "sync", "close"),
     "Event": ("__sub__", "is_done", "sync", "close"),
     "EventOptions": ("timing_enabled",),
     "Buffer": ("handle", "copy_to", "close", "from_handle"),
     "LegacyPinnedMemoryResource": ("allocate",),
-    "graph.GraphBuilder": ("begin_building", "end_building", "complete", "close", "stream"),
-    "graph.Graph": ("launch", "close"),
     "utils.StridedMemoryView": (
         "from_any_interface",
         "from_buffer",
@@ -215,35 +212,3 @@ class StagedTensor:
                 self._gpu.part(self._memory, start, nbytes),
             )
         return self._parts[key]
-
-
-def capture(stream: Any, enqueue: Callable[[int], bool]) -> Any:
-    """Record what ``enqueue`` puts on a stream as a CUDA graph.
-
-    Args:
-        stream: what is under way on it goes on; nothing else may be put on it meanwhile.
-        enqueue: puts work on the stream whose handle it is given; answers whether it could.
-
-    Returns:
-        The graph, to be launched with ``graph.launch(stream)``.
-
-    Raises:
-        RunError: the work can't be captured.
-    """
-    builder = stream.create_graph_builder()
-    try:
-        # Other threads keep allocating and launching while this one captures.
-        builder.begin_building(mode="thread_local")
-        try:
-            accepted = enqueue(int(builder.stream.handle))
-        finally:
-            builder.end_building()
-        if not accepted:
-            raise RunError("the engine refused to be captured as a CUDA graph", "open it with graphs=False")
-        return builder.complete()
-    except ToolkitError:
-        raise
-    except Exception as error:
-        raise RunError(f"capturing a CUDA graph failed: {error}", "open the engine with graphs=False") from error
-    finally:
-        builder.close()

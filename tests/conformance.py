@@ -269,6 +269,7 @@ class Conformance:
                 session.slots(2)
             busy.inputs(1)["input"][:] = samples(1)
             busy.start()  # closing waits for what is under way
+        assert busy.done(), "waiting says at once that it is closed"
         for call in (lambda: slot.inputs(1), slot.start, slot.wait, busy.wait):
             with pytest.raises(RunError, match="is closed"):
                 call()

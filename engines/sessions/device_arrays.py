@@ -73,6 +73,7 @@ def adopt(gpu: CudaDevice, name: str, value: Any, stream: Any) -> DeviceInput:
         raise elsewhere
     try:
         view = gpu.view(value, stream)
+        dtype = view.dtype  # raises for some types that numpy lacks
     except Exception as error:  # each library has its own reasons not to export
         raise InputError(
             f"input {name}: the {kind} can't be read on {gpu}: {' '.join(str(error).split())}",
@@ -81,11 +82,11 @@ def adopt(gpu: CudaDevice, name: str, value: Any, stream: Any) -> DeviceInput:
     if view.device_id != gpu.index:
         raise elsewhere
     shape = tuple(int(size) for size in view.shape)
-    if view.dtype is None:
+    if dtype is None:
         raise InputError(f"input {name} is of a type that numpy lacks", "convert it to what the engine takes")
     if not _dense(shape, view.strides):
         raise InputError(f"input {name} has gaps between its elements", "make it contiguous")
-    return DeviceInput((value, view), int(view.ptr), shape, np.dtype(view.dtype))
+    return DeviceInput((value, view), int(view.ptr), shape, np.dtype(dtype))
 
 
 def _dense(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:

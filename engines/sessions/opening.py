@@ -51,6 +51,29 @@ def backend_of(path: Path | str) -> str:
     return whole_plan(path).kind  # raises, and says what the file looks like instead
 
 
+def fitting_backend(path: Path | str, backend: str = "auto") -> str:
+    """The name of the backend that runs the file at ``path`` when ``backend`` is asked for.
+
+    Raises:
+        InputError: the file can't be read, or the backend doesn't run it.
+        EngineFormatError: it is nothing that a backend runs.
+        UnsupportedError: the backend opens no files at all.
+    """
+    found = backend_of(path)
+    if backend == "auto":
+        backend = found
+    if backend not in BACKENDS:
+        raise _no_backend(backend)
+    if backend in _MODULES:
+        raise UnsupportedError(f"the backend '{backend}' doesn't open files", _MODULES[backend])
+    if backend not in (fitting := (found, *_ALSO.get(found, ()))):
+        raise InputError(
+            f"'{path}' is made for the backend '{found}', not for '{backend}'",
+            f"use --backend {', '.join(fitting)} or auto",
+        )
+    return backend
+
+
 def backend_class(name: str) -> Any:
     """The session class of a backend, imported now.
 
@@ -83,19 +106,7 @@ def open_session(
         UnsupportedError: this machine can't run it, or a library is missing.
     """
     path = Path(path)
-    found = backend_of(path)
-    if backend == "auto":
-        backend = found
-    if backend not in BACKENDS:
-        raise _no_backend(backend)
-    if backend in _MODULES:
-        raise UnsupportedError(f"the backend '{backend}' doesn't open files", _MODULES[backend])
-    if backend not in (fitting := (found, *_ALSO.get(found, ()))):
-        raise InputError(
-            f"'{path}' is made for the backend '{found}', not for '{backend}'",
-            f"use --backend {', '.join(fitting)} or auto",
-        )
-    session: Session = backend_class(backend)(path, device=device, threads=threads)
+    session: Session = backend_class(fitting_backend(path, backend))(path, device=device, threads=threads)
     return session
 
 

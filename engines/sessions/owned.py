@@ -64,6 +64,11 @@ class OwnedSession(abc.ABC):
         """Backend, device, provider, versions."""
         return self._info
 
+    @property
+    def closed(self) -> bool:
+        """Whether the session has been closed."""
+        return self._closed
+
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Run the engine on one batch; see :meth:`engines.sessions.base.Session.run`.
 

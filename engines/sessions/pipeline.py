@@ -43,12 +43,13 @@ class Pipeline:
     def new_stages(self, count: int) -> Iterator[list[Stage]]:
         """Further stages; should making them or the block fail, those that were made are closed."""
         made: list[Stage] = []
+        self._streams.gpu.make_current()
         try:
             for _ in range(count):
                 made.append(Stage(self._streams, self._dtypes, self._new_program()))  # noqa: PERF401 - one may fail
             yield made
         except BaseException:
-            self._streams.sync()
+            self._streams.settle()
             for stage in made:
                 stage.close()
             raise
@@ -95,7 +96,7 @@ class Pipeline:
     def close(self) -> None:
         """Wait for what is under way and give the stages back; safe to call twice."""
         self._streams.gpu.make_current()
-        self._streams.sync()
+        self._streams.settle()
         for stage in self._stages:
             stage.close()
         self._stages.clear()

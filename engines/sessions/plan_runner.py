@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.cuda import capture
+from engines.cuda_graph import CapturedGraph, capture
 from engines.errors import InputError, RunError, UnsupportedError
 from engines.sessions.plan_profiles import ProfileRange, Shape, choose_profile
 from engines.sessions.stage import Streams
@@ -28,7 +28,7 @@ class Lane:
         self.shapes: tuple[Shape, ...] = ()
         self.outputs: dict[str, Shape] = {}
         self.warm = False
-        self.graph: Any = None
+        self.graph: CapturedGraph | None = None
         self._addresses: dict[str, int] = {}
 
     def use_profile(self, profile: int, stream: Any) -> None:
@@ -130,7 +130,7 @@ class Plan:
     ) -> None:
         self.streams, self.profiles, self.dtypes = streams, profiles, dict(dtypes)
         self.graphs, self.complain, self.graph_problem = graphs, complain, ""
-        self._new_context = new_context
+        self._new_context: Callable[[], Any] | None = new_context
         self._scratch: tuple[Any, int] | None = None
         if scratch is not None:
             # One stream runs all contexts, so no two of them are ever at work together on this memory.
@@ -139,6 +139,7 @@ class Plan:
 
     def new_lane(self, profile: int) -> Lane:
         """A context set to a profile."""
+        assert self._new_context is not None, "the plan is open"  # noqa: S101
         lane = Lane(self._new_context(), self.complain)
         if self._scratch is not None:
             memory, size = self._scratch
@@ -156,7 +157,8 @@ class Plan:
             self.graphs, self.graph_problem = False, error.cause
 
     def close(self) -> None:
-        """Give the scratch memory back, after the stages."""
+        """Give the scratch memory back, after the stages, and let go of the engine; safe to call twice."""
+        self._new_context = None
         if self._scratch is not None:
             (memory, _), self._scratch = self._scratch, None
             memory.close(self.streams.compute)

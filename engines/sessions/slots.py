@@ -2,17 +2,17 @@
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from engines.errors import InputError, RunError, UnsupportedError
 from engines.optional import require
 from engines.sessions.device_arrays import DeviceArray, DeviceInput
-from engines.tensors import Array, TensorSpec, check_feeds
+from engines.tensors import Array, Feeds, TensorSpec, check_feeds
 
 if TYPE_CHECKING:
-    from engines.sessions.owned import OwnedSession
     from engines.sessions.stage import Stage
 
 DEFAULT_CAPACITY = 32
@@ -53,6 +53,26 @@ def batch_shapes(inputs: Sequence[TensorSpec], batch: int) -> dict[str, tuple[in
     return shapes
 
 
+class SlotOwner(Protocol):
+    """What a slot needs of its session (:class:`engines.sessions.owned.OwnedSession`)."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    def run(self, feeds: Feeds) -> dict[str, Array]: ...
+
+    def check_open(self) -> None: ...
+
+    def adopt(self, feeds: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def owned(self) -> AbstractContextManager[None]: ...
+
+    def guarded(self, batch: int) -> AbstractContextManager[None]: ...
+
+
 class OwnedSlot(abc.ABC):
     """A slot's frame: the order of its calls; what runs where is added by :class:`HostSlot` and :class:`DeviceSlot`.
 
@@ -62,7 +82,7 @@ class OwnedSlot(abc.ABC):
         capacity: the largest batch.
     """
 
-    def __init__(self, session: "OwnedSession", capacity: int) -> None:
+    def __init__(self, session: SlotOwner, capacity: int) -> None:
         self._session, self.capacity = session, capacity
         self._batch = 0
         self._under_way = False
@@ -100,8 +120,10 @@ class OwnedSlot(abc.ABC):
         self._under_way = True
 
     def done(self) -> bool:
-        """Whether ``wait`` would return at once."""
-        return self._results is not None or (self._under_way and self._finished())
+        """Whether ``wait`` would return at once; of a closed session it does, with an error."""
+        if self._results is not None or not self._under_way:
+            return self._results is not None
+        return self._session.closed or self._finished()
 
     def wait(self) -> dict[str, Array]:
         """The outputs by name: views that are valid until this slot's next ``inputs`` or ``start``.
@@ -144,7 +166,7 @@ class OwnedSlot(abc.ABC):
 class HostSlot(OwnedSlot):
     """A slot of a session that runs where its caller is: arrays that are allocated once, run in ``start``."""
 
-    def __init__(self, session: "OwnedSession", capacity: int) -> None:
+    def __init__(self, session: SlotOwner, capacity: int) -> None:
         super().__init__(session, capacity)
         shapes = batch_shapes(session.inputs, capacity)
         self._arrays = {spec.name: np.empty(shapes[spec.name], numpy_type(spec)) for spec in session.inputs}
@@ -177,7 +199,7 @@ class DeviceSlot(OwnedSlot):
         capacity: the largest batch.
     """
 
-    def __init__(self, session: "OwnedSession", stage: "Stage", capacity: int) -> None:
+    def __init__(self, session: SlotOwner, stage: "Stage", capacity: int) -> None:
         super().__init__(session, capacity)
         self._stage = stage
         self._foreign: dict[str, DeviceInput] = {}

@@ -1,5 +1,6 @@
 """One batch's way through a GPU: copied in, run and copied out on a stream each, ordered by events."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -52,9 +53,14 @@ class Streams:
         for stream in (self.copy_in, self.compute, self.copy_out):
             stream.sync()
 
+    def settle(self) -> None:
+        """As :meth:`sync`, for closing: on a device that has failed nothing is under way, and waiting fails too."""
+        with contextlib.suppress(Exception):
+            self.sync()
+
     def close(self) -> None:
         """Give the streams back."""
-        self.sync()
+        self.settle()
         for stream in (self.copy_in, self.compute, self.copy_out):
             stream.close()
 
@@ -86,14 +92,23 @@ class Stage:
         if self._staged and all(size <= self._staged[name].nbytes for name, size in sizes.items()):
             return
         stream = self._streams.compute
+        self._streams.gpu.make_current()
         self._generation += 1
         for tensor in self._staged.values():
             tensor.close(stream)
         self._staged.clear()
-        for name, size in sizes.items():
-            self._staged[name] = StagedTensor(self._streams.gpu, size, stream)
-        # Memory is allocated in the order of the compute stream, and the copies run on others.
-        stream.sync()
+        made: dict[str, StagedTensor] = {}
+        try:
+            for name, size in sizes.items():
+                made[name] = StagedTensor(self._streams.gpu, size, stream)
+            # Memory is allocated in the order of the compute stream, and the copies run on others.
+            stream.sync()
+        except BaseException:
+            # All or none: a smaller batch may still fit.
+            for tensor in made.values():
+                tensor.close(stream)
+            raise
+        self._staged = made
         self._program.bind({name: tensor.address for name, tensor in self._staged.items()})
 
     def views(self, shapes: Mapping[str, Shape]) -> dict[str, Array]:
@@ -129,7 +144,7 @@ class Stage:
             self._enqueue(shapes, foreign, direct, fill)
         except BaseException:
             # What was put under way before the failure must not write into memory that is used again.
-            streams.sync()
+            streams.settle()
             self._held = ()
             raise
 
@@ -164,10 +179,12 @@ class Stage:
 
     def finished(self) -> bool:
         """Whether the batch is through."""
+        self._streams.gpu.make_current()
         return bool(self._timers[5].is_done)
 
     def wait(self) -> None:
         """Wait until the batch is through."""
+        self._streams.gpu.make_current()
         finished = self._timers[5]
         finished.sync()
         self._held = ()

@@ -143,7 +143,9 @@ class TensorRTSession(OwnedSession):
             return self._pipeline.run(feeds)
 
     def _release(self) -> None:
+        self._streams.gpu.make_current()
         self._close_pipeline()
+        self._forget()
         self._engine = None
         self._runtime = None
 
@@ -172,6 +174,9 @@ class TensorRTSession(OwnedSession):
 
     def _prepare_engine(self, gpu: CudaDevice) -> None:
         """What is done once for an engine and all the siblings on it; nothing for TensorRT."""
+
+    def _forget(self) -> None:
+        """Let go of what :meth:`_prepare_engine` made; the contexts are gone, the engine is not."""
 
     def _new_plan(self, streams: Streams) -> Plan:
         trt, engine = self._trt, self._engine

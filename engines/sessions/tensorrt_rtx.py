@@ -61,7 +61,7 @@ class RtxSession(TensorRTSession):
         config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if self._graphs else strategies.DISABLED
         # Kernels compiled for one context are there for the next, and for the siblings'.
         cache: Any = config.create_runtime_cache()
-        self._kernels = _Kernels(
+        self._kernels: Any = _Kernels(
             cache,
             self._digest,
             f"{self.module} {trt.__version__}",
@@ -83,9 +83,14 @@ class RtxSession(TensorRTSession):
         )
 
     def _release(self) -> None:
+        # The library asks the device that is current in this thread.
+        self._streams.gpu.make_current()
         self._kernels.save()
         super()._release()
-        self._config = None
+
+    def _forget(self) -> None:
+        # Both have to outlive the contexts that were made with them.
+        self._config = self._kernels = None
 
 
 class _Kernels:

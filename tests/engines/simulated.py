@@ -9,7 +9,9 @@ strict where the real ones are undefined:
 - page-locked memory that is written to while its copy to the device is under way is an error, and what is copied to
   it is garbage until the host has waited for the copy;
 - memory starts as garbage and is checked for use after it was freed, copies must be of equal size, work on a closed
-  stream fails, and a graph refuses to run once its context has been changed.
+  stream fails, and a graph refuses to run once its context has been changed;
+- a thread in which the device was never made current can't allocate, copy, record, wait or ask an event;
+- a capture can be spoilt: ending it then gives an error and no graph (simulated_driver.py).
 
 That every name used here exists in the real libraries is checked in test_gpu_api.py; what the real ones do with
 them is checked in tests/gpu.
@@ -17,9 +19,9 @@ them is checked in tests/gpu.
 
 import ctypes
 import itertools
+import threading
 import types
 from collections import deque
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,6 +29,13 @@ _ticks = itertools.count(1)
 _numbers = itertools.count(1)
 _known_to_host: dict[int, int] = {}
 _memory: dict[int, "Buffer"] = {}
+_thread = threading.local()
+
+
+def needs_context():
+    """What the driver does in a thread that no device was made current in."""
+    if not getattr(_thread, "current", False):
+        raise RuntimeError("CUDA_ERROR_INVALID_CONTEXT: no device is current in this thread")
 
 
 def _merge(clock, other):
@@ -77,6 +86,7 @@ class Buffer(Tracked):
         return cls(live.raw, size, owner, live=live, offset=offset)
 
     def copy_to(self, dst, *, stream):
+        needs_context()
         assert self.size == dst.size, "cuda-core copies whole buffers"
         source, target = self.live, dst.live
         sent = ctypes.string_at(self.handle, self.size) if source.what == "pinned memory" else None
@@ -125,6 +135,7 @@ def allocate(size, what="device memory"):
 
 class PinnedResource:
     def allocate(self, size, *, stream=None):
+        needs_context()
         return allocate(size, "pinned memory")
 
 
@@ -143,6 +154,7 @@ class Event:
     @property
     def is_done(self):
         """Nothing moves by itself here: asking moves the event's stream by one step."""
+        needs_context()
         assert not self.closed
         assert self.recorded, "an event that was never recorded"
         stream, position = self.recorded
@@ -153,6 +165,7 @@ class Event:
         return True
 
     def sync(self):
+        needs_context()
         assert not self.closed
         assert self.recorded, "an event that was never recorded"
         stream, position = self.recorded
@@ -166,7 +179,7 @@ class Event:
 
 class Stream:
     def __init__(self):
-        self.recording, self.closed = None, False
+        self.recording, self.spoilt, self.closed = None, False, False
         self.number, self.queue, self.queued, self.position = next(_numbers), deque(), 0, 0
         self.clock = {}
         _streams[id(self)] = self
@@ -202,6 +215,7 @@ class Stream:
             self.queue.popleft()()
 
     def record(self, event):
+        needs_context()
         assert self.recording is None
         assert not self.closed, "work on a closed stream"
         assert not event.closed
@@ -213,6 +227,7 @@ class Stream:
         event.recorded, event.clock = (self, self.queued), dict(self.clock)
 
     def wait(self, event):
+        needs_context()
         assert self.recording is None
         assert not event.closed
         assert event.recorded, "waiting for an event that was never recorded waits for nothing"
@@ -221,6 +236,7 @@ class Stream:
         _merge(self.clock, event.clock)
 
     def sync(self):
+        needs_context()
         assert self.recording is None, "sync while capturing"
         assert not self.closed
         self.run_until(self.queued)
@@ -231,47 +247,8 @@ class Stream:
         assert not self.queue, "closed with work under way"
         self.closed = True
 
-    def create_graph_builder(self):
-        return GraphBuilder(self)
-
 
 _streams: dict[int, Stream] = {}
-
-
-@dataclass
-class GraphBuilder:
-    stream: Stream
-    work: list = field(default_factory=list)
-
-    def begin_building(self, mode):
-        assert mode in {"global", "thread_local", "relaxed"}
-        self.stream.recording = []
-
-    def end_building(self):
-        self.work, self.stream.recording = self.stream.recording, None
-
-    def complete(self):
-        return Graph(self.work)
-
-    def close(self):
-        assert self.stream.recording is None
-
-
-@dataclass
-class Graph:
-    work: list
-    closed: bool = False
-
-    def launch(self, stream):
-        assert not self.closed
-        for step in self.work:
-            stream.do(*step)
-
-    def close(self):
-        for _, reads, writes in self.work:
-            for item in (*reads, *writes):
-                item.check(_known_to_host, writes=False)
-        self.closed = True
 
 
 class Device:
@@ -283,15 +260,18 @@ class Device:
             raise ValueError(f"there is no device {index}")
 
     def set_current(self):
-        pass
+        _thread.current = True
 
     def create_stream(self):
+        needs_context()
         return Stream()
 
     def create_event(self, *, options):
+        needs_context()
         return Event(options.timing_enabled)
 
     def allocate(self, size, *, stream):
+        needs_context()
         buffer = allocate(size)
         # It is there for other streams only when this one has come so far.
         stream.do(lambda: None, [], [buffer])
@@ -343,7 +323,6 @@ core = types.SimpleNamespace(
     EventOptions=lambda timing_enabled: types.SimpleNamespace(timing_enabled=timing_enabled),
     Buffer=Buffer,
     LegacyPinnedMemoryResource=PinnedResource,
-    graph=types.SimpleNamespace(GraphBuilder=GraphBuilder, Graph=Graph),
     utils=types.SimpleNamespace(StridedMemoryView=View),
 )
 """Stands for the module ``cuda.core``."""

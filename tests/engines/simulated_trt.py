@@ -9,7 +9,7 @@ from enum import Enum
 
 import numpy as np
 
-from tests.engines.simulated import Tracked, _memory, _streams
+from tests.engines.simulated import Tracked, _memory, _streams, needs_context
 
 _names = itertools.count(1)
 _weights = np.random.default_rng(1).standard_normal((768, 5)).astype(np.float32) / 27
@@ -33,12 +33,16 @@ NUMPY = {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.UINT8: 
 
 @dataclass
 class Engine:
-    """A plan with one input and one output that computes ``function``; float32 unless ``kind`` says."""
+    """A plan with one input and one output that computes ``function``; float32 unless ``kind`` says.
+
+    One that is not ``capturable`` says so; one that ``spoils`` a capture does what can't be captured.
+    """
 
     function: Callable
     profiles: tuple = (((1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16)),)
     shapes: dict = field(default_factory=lambda: {"input": (-1, 3, 16, 16), "logits": (-1, 5)})
     capturable: bool = True
+    spoils: bool = False
     device_memory_size_v2: int = 1024
     contexts: list = field(default_factory=list)
     place: Place = Place.DEVICE
@@ -78,6 +82,7 @@ class Engine:
         return list(self.profiles[profile])
 
     def create_execution_context(self, how):
+        needs_context()
         own = isinstance(how, RuntimeConfig)
         assert own or how is Strategy.USER_MANAGED
         self.contexts.append(Context(self, cache=how.cache if own else None))
@@ -94,12 +99,14 @@ class RuntimeCache:
         self.kernels, self.loaded = set(), False
 
     def deserialize(self, blob):
+        needs_context()
         if not blob.startswith(b"kernels "):
             return False
         self.kernels, self.loaded = set(blob[8:].split()), True
         return True
 
     def serialize(self):
+        needs_context()
         return b"kernels " + b" ".join(sorted(self.kernels))
 
 
@@ -162,6 +169,7 @@ class Context(Tracked):
         return True
 
     def execute_async_v3(self, handle):
+        needs_context()
         stream = _streams[handle]
         assert self.scratch or self.cache is not None, "the context has no scratch memory"
         source, target = (_memory[self.addresses[name]].live for name in ("input", "logits"))
@@ -169,6 +177,7 @@ class Context(Tracked):
         shape, addresses, version = self.shape, dict(self.addresses), self.version
         if captured := stream.recording is not None:
             assert not self.fresh, "the first run after a change of shape must not be captured"
+            stream.spoilt = self.engine.spoils
             if not self.engine.capturable:
                 return False
         else:

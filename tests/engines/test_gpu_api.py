@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import engines.cuda
-from engines import plan_dtypes
+from engines import cuda_graph, plan_dtypes
 from engines.sessions import device_arrays, plan_facts, plan_runner, stage, tensorrt, tensorrt_rtx
 
 cuda_core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
@@ -27,8 +27,7 @@ CUDA_RECEIVERS = {
     "pinned": cuda_core.Buffer,
     "memory": cuda_core.Buffer,
     "buffer": cuda_core.Buffer,
-    "builder": cuda_core.graph.GraphBuilder,
-    "graph": cuda_core.graph.Graph,
+    "graph": cuda_graph.CapturedGraph,
     "StridedMemoryView": cuda_core.utils.StridedMemoryView,
     "view": cuda_core.utils.StridedMemoryView,
     **dict.fromkeys(("copy_in", "compute", "copy_out"), cuda_core.Stream),
@@ -83,7 +82,7 @@ def uses_outside() -> set[tuple[str, str]]:
 
 def test_every_cuda_core_name_exists():
     pairs = uses(engines.cuda, CUDA_RECEIVERS)
-    assert {("builder", "begin_building"), ("_device", "create_stream"), ("pinned", "copy_to")} <= pairs
+    assert {("_device", "create_stream"), ("pinned", "copy_to")} <= pairs
     assert absent(pairs, CUDA_RECEIVERS) == []
     outside = uses_outside()
     assert {
@@ -114,8 +113,29 @@ def test_the_table_of_cuda_core_is_complete_and_true():
     assert engines.cuda.missing_names(cuda_core) == []
     listed = {member for members in engines.cuda.API.values() for member in members}
     pairs = uses(engines.cuda, CUDA_RECEIVERS) | uses_outside()
-    used = {attribute for name, attribute in pairs if name != "_core"}
+    used = {attribute for name, attribute in pairs if name not in {"_core", "graph"}}
     assert used - listed == set()
+
+
+def test_every_function_of_the_driver_exists_with_its_arguments():
+    driver = cuda_graph.cuda_driver()
+    receivers = {"driver": driver, "_driver": driver, "CUstreamCaptureMode": driver.CUstreamCaptureMode}
+    pairs = uses(cuda_graph, receivers)
+    functions = {name for _, name in pairs if name.startswith("cu")}
+    assert functions == set(cuda_graph.API)
+    assert absent(pairs, receivers) == []
+    arguments = {
+        "cuStreamBeginCapture": "hStream, mode: CUstreamCaptureMode",
+        "cuStreamEndCapture": "hStream",
+        "cuGraphGetNodes": "hGraph, size_t numNodes=0",
+        "cuGraphInstantiate": "hGraph, unsigned long long flags",
+        "cuGraphLaunch": "hGraphExec, hStream",
+        "cuGraphExecDestroy": "hGraphExec",
+        "cuGraphDestroy": "hGraph",
+    }
+    for name, expected in arguments.items():
+        assert getattr(driver, name).__doc__.startswith(f"{name}({expected})")
+    assert int(driver.CUresult.CUDA_SUCCESS) == 0
 
 
 def test_an_old_cuda_core_is_refused_by_the_name_that_it_lacks(monkeypatch):
@@ -133,7 +153,6 @@ def test_the_arguments_given_to_cuda_core_are_accepted():
         (cuda_core.Device.create_event, ("options",)),
         (cuda_core.Buffer.copy_to, ("dst", "stream")),
         (cuda_core.Buffer.from_handle, ("ptr", "size", "owner")),
-        (cuda_core.graph.GraphBuilder.begin_building, ("mode",)),
         (cuda_core.Stream.wait, ("event_or_stream",)),
         (cuda_core.utils.StridedMemoryView.from_any_interface, ("obj", "stream_ptr")),
         (cuda_core.utils.StridedMemoryView.from_buffer, ("buffer", "shape", "dtype")),

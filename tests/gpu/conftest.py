@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,34 @@ def check_arrays_on_the_device(session, expected, tolerance: float) -> None:
     np.testing.assert_allclose(again, reference, rtol=0, atol=tolerance)
     with pytest.raises(RunError, match="is gone"):
         left.__dlpack__()
+
+
+def check_another_thread(session, expected, tolerance: float) -> None:
+    """A session that is used and closed in a thread that never used the GPU before."""
+    data = np.random.default_rng(4).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    answers, failures = [], []
+
+    def work():
+        try:
+            answers.append(session.run({"input": data})["logits"])
+            slot, _ = session.slots(2, max_batch=4)
+            for _ in range(3):
+                slot.inputs(3)["input"][:] = data
+                slot.start()
+                while not slot.done():
+                    pass
+                answers.append(slot.wait()["logits"].copy())
+            session.close()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    for logits in answers:
+        np.testing.assert_allclose(logits, expected(data), rtol=0, atol=tolerance)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from engines.cuda import CudaDevice, StagedTensor, capture
+from engines.cuda import CudaDevice, StagedTensor
 from engines.errors import InputError, RunError, UnsupportedError
 from engines.sessions.device_arrays import DeviceArray, adopt
 from tests.gpu.conftest import OnDevice, cannot, need
@@ -118,40 +118,6 @@ def test_torch_tensors_are_taken_and_given_through_dlpack(gpu):
     for theirs in (torch.from_dlpack(ours), torch.as_tensor(ours, device="cuda:0")):
         assert theirs.data_ptr() == staged.address, "nothing is copied"
         assert torch.equal(theirs, tensor)
-
-
-def test_captured_work_runs_when_the_graph_is_launched_and_not_before(gpu):
-    stream = gpu.stream()
-    tensor = StagedTensor(gpu, 64, stream)
-    dtype = np.dtype(np.uint8)
-    host = tensor.host(dtype, (64,))
-    host[:] = 1
-    tensor.to_device(64, stream)
-    stream.sync()
-
-    def copy_back(handle):
-        tensor.to_host(64, stream)
-        return True
-
-    host[:] = 2
-    graph = capture(stream, copy_back)
-    stream.sync()
-    assert (host == 2).all(), "capturing must not run the copy"
-    graph.launch(stream)
-    stream.sync()
-    assert (host == 1).all()
-    graph.close()
-    tensor.close(stream)
-
-
-def test_work_that_is_refused_leaves_the_stream_usable(gpu):
-    stream = gpu.stream()
-    with pytest.raises(RunError, match="refused to be captured"):
-        capture(stream, lambda handle: False)
-    tensor = StagedTensor(gpu, 16, stream)
-    tensor.to_device(16, stream)
-    stream.sync()
-    tensor.close(stream)
 
 
 def test_a_device_opened_in_one_thread_works_in_another(gpu):

@@ -8,7 +8,7 @@ from engines.errors import MissingLibraryError, UnsupportedError
 from engines.providers import probe_provider
 from engines.sessions import open_session
 from tests.conformance import Case, Conformance, samples
-from tests.gpu.conftest import cannot, check_arrays_on_the_device, need
+from tests.gpu.conftest import cannot, check_another_thread, check_arrays_on_the_device, need
 from tests.tiny import METADATA, tiny_graph
 
 
@@ -61,6 +61,12 @@ def test_it_runs_on_our_stream_and_memory(graphs, on_cpu):
     with open_session(graphs["fp32"], device="cuda:0") as session:
         assert session.stream_problem == ""
         check_arrays_on_the_device(session, lambda data: on_cpu("fp32", data), 1e-4)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_it_is_used_and_closed_in_another_thread(graphs, on_cpu):
+    session = open_session(graphs["fp32"], device="cuda:0")
+    check_another_thread(session, lambda data: on_cpu("fp32", data), 1e-4)
 
 
 @pytest.mark.usefixtures("cuda")

@@ -10,7 +10,7 @@ from engines.header import RTX_CAPABILITIES
 from engines.sessions import open_session
 from engines.sessions.tensorrt import TensorRTSession
 from tests.conformance import Case, Conformance, samples
-from tests.gpu.conftest import OnDevice, check_arrays_on_the_device, need, on_host
+from tests.gpu.conftest import OnDevice, check_another_thread, check_arrays_on_the_device, need, on_host
 from tests.tiny import METADATA
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.03}
@@ -142,6 +142,12 @@ def test_siblings_run_one_engine_in_two_threads(plan, on_cpu, capability, needed
 def test_arrays_on_the_device_are_taken_and_given(plan, on_cpu, capability, needed):
     with open_session(plan(needed(capability), "fp32")) as session:
         check_arrays_on_the_device(session, lambda data: on_cpu("fp32", data), TOLERANCE["fp32"])
+
+
+@BACKENDS
+def test_it_is_used_and_closed_in_another_thread(plan, on_cpu, capability, needed):
+    session = open_session(plan(needed(capability), "fp32"))
+    check_another_thread(session, lambda data: on_cpu("fp32", data), TOLERANCE["fp32"])
 
 
 @BACKENDS

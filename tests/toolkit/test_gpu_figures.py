@@ -26,6 +26,8 @@ def test_goals_are_ratios_by_batch_and_say_what_was_not_measured():
         {"name": "ONNX Runtime CUDA FP16", "batches": {"1": timing(125.0, 0.002), "8": timing(9.0, 0.004)}},
         {"name": "ONNX Runtime CUDA FP16 from uint8", "batches": {"1": timing(150.0, 0.002), "8": timing(9.0)}},
         {"name": "ONNX Runtime CUDA FP16, slots in place", "batches": {"1": timing(1.0, None, 0.0021), "8": {}}},
+        {"name": "tensorrt FP16", "batches": {"1": timing(1.0)}},
+        {"name": "tensorrt FP16, slots in place", "batches": {"1": timing(1.0, None, 0.1)}},
     ]
     found = {goal["what"]: goal for goal in gpu_goals.goals(rows)}
     ours = found["ONNX Runtime CUDA FP16 / plain session.run"]
@@ -33,7 +35,9 @@ def test_goals_are_ratios_by_batch_and_say_what_was_not_measured():
     assert found["ONNX Runtime CUDA FP16 from uint8 / plain session.run"]["met"] == ["1"]
     slots = found["ONNX Runtime CUDA FP16, slots in place / device alone"]
     assert (slots["ratios"], slots["met"]) == ({"1": 1.05, "8": "not measured"}, ["1"])
-    assert found["tensorrt FP16, slots in place / device alone"]["ratios"] == {}
+    untold = found["tensorrt FP16, slots in place / device alone"]
+    assert (untold["ratios"], untold["met"]) == ({"1": "not measured"}, []), "a run without times on the device"
+    assert found["tensorrt FP16 from uint8, slots in place / device alone"]["ratios"] == {}
 
 
 def test_every_row_that_a_goal_names_is_measured(tmp_path, monkeypatch):
