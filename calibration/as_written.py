@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines.errors import GraphError, RunError
 from engines.optional import require
 from engines.sessions.onnxruntime import UNFAITHFUL
 from engines.sessions.ort_fp8 import CONFIG, DISABLED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from export.onnxlib import onnx
 
 _REMEDY = "check it with `toolkit verify`"
 
@@ -16,16 +21,23 @@ class AsWritten:
     """A graph on the CPU. What it is fed is the caller's to check.
 
     Args:
-        path: the graph's file.
+        graph: its file, or the graph itself, below 2 GiB without ``weights``.
         feature: what the user asked for, if ONNX Runtime is missing.
         threads: of ONNX Runtime; all cores unless given.
+        weights: arrays in place of the graph's external data; they are read where they lie.
 
     Raises:
         GraphError: ONNX Runtime can't run the graph.
         MissingLibraryError: ONNX Runtime isn't installed.
     """
 
-    def __init__(self, path: Path, feature: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: "Path | onnx.ModelProto",
+        feature: str,
+        threads: int | None = None,
+        weights: "Mapping[str, NDArray[Any]] | None" = None,
+    ) -> None:
         runtime = require("onnxruntime", feature, "onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = 4
@@ -33,9 +45,12 @@ class AsWritten:
             options.add_session_config_entry(key, value)
         if threads:
             options.intra_op_num_threads = threads
+        self._weights = {name: runtime.OrtValue.ortvalue_from_numpy(array) for name, array in (weights or {}).items()}
         try:
+            if self._weights:
+                options.add_external_initializers(list(self._weights), list(self._weights.values()))
             self._session: Any = runtime.InferenceSession(
-                str(path),
+                str(graph) if isinstance(graph, Path) else graph.SerializeToString(),
                 options,
                 providers=["CPUExecutionProvider"],
                 enable_fallback=0,

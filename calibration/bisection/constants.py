@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from calibration.bisection.rounding import Rounding, numpy_type
 from calibration.bisection.sides import FLOATS, Pairs, Side
+from calibration.likeness import is_transparent
 from calibration.placement.tensorrt import weight_axis
 from calibration.ranges import PRODUCTS, WEIGHTED
 from calibration.weights import Floats
@@ -41,7 +42,7 @@ class Grounds:
     """The constants of the second graph as they come from the first.
 
     Attributes:
-        values: by the input that they belong to.
+        values: by the input that they belong to; those that the second graph has just so aren't among them.
         gains: by the first output of every convolution and product of which all constants are known.
     """
 
@@ -75,7 +76,9 @@ def grounded(first: Side, second: Side, pairs: Pairs) -> Grounds:
         for position, (name, theirs) in enumerate(zip(node.input, other.input, strict=False)):
             if name in second.constants and theirs in first.constants and second.dtype(name) in FLOATS:
                 rounded = rounding(name, first.constants.values(theirs))
-                if rounded is not None:
+                if rounded is not None and not np.array_equal(
+                    rounded, second.constants.values(name).astype(rounded.dtype, copy=False)
+                ):
                     found[node.output[0], position] = rounded
     return Grounds(found, gains)
 
@@ -88,18 +91,14 @@ def _of_weighted(
     if weight is None:
         return None
     if node.op_type == "Gemm":
-        weight = weight / np.float32(attribute(node, "alpha", 1.0))
+        weight = _times(weight, 1 / float(attribute(node, "alpha", 1.0)))
         weight = weight.T if attribute(node, "transB", 0) else weight
         bias = None if bias is None else bias / np.float32(attribute(node, "beta", 1.0) or 1.0)
-    theirs = second.values(node.input[1])
-    weight = weight.astype(np.float32)
-    rounded = rounding(node.input[1], weight) if theirs is not None and theirs.shape == weight.shape else None
-    if rounded is None or theirs is None:
+    known = _weight_of(second, node, weight.astype(np.float32, copy=False), rounding)
+    if known is None:
         return None
-    gain = _gain(weight, rounded.astype(np.float32), theirs)
-    result: dict[Place, NDArray[Any]] = {}
-    if not np.array_equal(rounded, theirs.astype(rounded.dtype)):  # else the second graph's own serves as well
-        result[node.output[0], 1] = rounded
+    rounded, gain = known
+    result: dict[Place, NDArray[Any]] = {} if rounded is None else {(node.output[0], 1): rounded}
     place, name = _bias_of(second, node, set(pairs.tensors))
     if not name:
         return (result, gain) if bias is None else None
@@ -112,8 +111,32 @@ def _of_weighted(
     exact = np.broadcast_to(offset, shape.size).reshape(shape.shape)
     kept = rounding(name, exact.astype(np.float32))
     # An int32 bias is as good as exact: its steps are the product of two scales.
-    result[place] = exact.astype(numpy_type(second.dtype(name))) if kept is None else kept
+    should = exact.astype(numpy_type(second.dtype(name))) if kept is None else kept
+    if not np.array_equal(should, shape.astype(should.dtype)):
+        result[place] = should
     return result, gain
+
+
+def _weight_of(
+    second: Side, node: onnx.NodeProto, weight: Floats, rounding: Rounding
+) -> tuple[NDArray[Any] | None, Gain] | None:
+    """What a node's weight should be, None where the second graph's is just that, and its gain.
+
+    None where it can't be told.
+    """
+    rounded = rounding(node.input[1], weight)
+    if rounded is None or rounded.shape != weight.shape:
+        return None
+    same = Gain(1.0, 0.0)
+    stored = second.constants.stored(node.input[1])
+    if stored is not None and stored.dtype == rounded.dtype and np.array_equal(rounded, stored):
+        return None, same
+    theirs = second.values(node.input[1])
+    if theirs is None or theirs.shape != weight.shape:
+        return None
+    if np.array_equal(rounded, theirs.astype(rounded.dtype, copy=False)):
+        return None, same
+    return rounded, _gain(weight, rounded.astype(np.float32, copy=False), theirs)
 
 
 def _gain(weight: Floats, rounded: Floats, found: Floats) -> Gain:
@@ -129,6 +152,11 @@ def _gain(weight: Floats, rounded: Floats, found: Floats) -> Gain:
     return Gain(factor, min(1.0, (factor - 1) ** 2 * along(rounded, rounded) / power) if power > 0 else 0.0)
 
 
+def _times(values: NDArray[Any], factor: float) -> NDArray[Any]:
+    """``values`` times a number, which mostly is 1."""
+    return values if factor == 1 else values * np.float32(factor)
+
+
 def _effective(
     side: Side, node: onnx.NodeProto, matched: set[str]
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
@@ -141,7 +169,7 @@ def _effective(
         return None, None
     bias: NDArray[Any] | None = side.values(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if node.op_type == "Gemm":
-        weight = (weight.T if attribute(node, "transB", 0) else weight) * np.float32(attribute(node, "alpha", 1.0))
+        weight = _times(weight.T if attribute(node, "transB", 0) else weight, attribute(node, "alpha", 1.0))
         bias = None if bias is None else bias * np.float32(attribute(node, "beta", 1.0))
     axis = weight.ndim - 1 if node.op_type in PRODUCTS else weight_axis(node, weight.ndim)
     tensor = node.output[0]
@@ -169,8 +197,11 @@ def _bias_of(side: Side, node: onnx.NodeProto, matched: set[str]) -> tuple[Place
     """Where a node's bias is read, its own or that of a sum behind it; no name where it has none."""
     if len(node.input) > 2 and node.input[2]:
         return (node.output[0], 2), str(node.input[2])
-    users = side.users.get(node.output[0], [])
-    if node.output[0] not in matched and len(users) == 1 and users[0].op_type == "Add":
+    tensor, users = node.output[0], side.users.get(node.output[0], [])
+    while tensor not in matched and len(users) == 1 and is_transparent(users[0]):
+        tensor = users[0].output[0]
+        users = side.users.get(tensor, [])
+    if tensor not in matched and len(users) == 1 and users[0].op_type == "Add":
         for position, name in enumerate(users[0].input):
             if name not in side.computed:
                 return (users[0].output[0], position), str(name)

@@ -16,8 +16,8 @@ _CLEARLY = 0.5
 """How much nearer a scaled weight must be to be taken for what the second graph has."""
 
 
-def equalised(first: Side, second: Side, pairs: Pairs) -> onnx.ModelProto | None:
-    """The first graph with its channels scaled as the second's are; None where they aren't.
+def equalised(first: onnx.ModelProto, second: Side, pairs: Pairs) -> onnx.ModelProto | None:
+    """The first graph, with all of its weights, with its channels scaled as the second's are; None where they aren't.
 
     A typed graph says by the digest of its table that channels may have been scaled, not how. The weights tell: those
     that make a channel are divided by a power of two, and all that read it multiplied. Where only one of the two is
@@ -25,13 +25,13 @@ def equalised(first: Side, second: Side, pairs: Pairs) -> onnx.ModelProto | None
     """
     partners = {partner.output[0]: node for node, partner in _partners(second, pairs)}
     factors: dict[str, Sequence[float]] = {}
-    current = first.model
-    for name, region in regions(first.model).items():
+    current = first
+    for name, region in regions(first).items():
         weights = _weights(current, region)
         scale = _scale(second, region, partners, weights)
         if scale is None:
             continue
-        trial = equalise(first.model, {**factors, name: scale})
+        trial = equalise(first, {**factors, name: scale})
         before, after = weights, _weights(trial, region)
         readers = [reader.node.output[0] for reader in region.readers]
         if all(_nearer(second, partners.get(key), after[key], before[key]) for key in readers):

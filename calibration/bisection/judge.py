@@ -11,7 +11,9 @@
 4. Ranges are at fault where the first graph's layer with the second's ranges is over the floor as well. Clipping is a
    choice, and often a good one: that counts where it leaves less than
    :data:`~calibration.equalise.NEEDED_DB`.
-5. Where the first graph's constants can't be told in the second's types, no floor can be measured. One is assumed for
+5. Another backend may sum in another order, by Winograd's transforms and in narrow accumulators: there a layer's
+   floor is never less than what is assumed for its type.
+6. Where the first graph's constants can't be told in the second's types, no floor can be measured. One is assumed for
    the type, well above what rounding costs, and the gain is that against the first graph itself.
 """
 
@@ -46,7 +48,7 @@ _LEAST = 2.0
 """Units in the last place, relative to a layer's values, that any other order of summation may take."""
 
 _ASSUMED = {"float32": 2.0**-16, "float16": 2.0**-8, "bfloat16": 2.0**-5}
-"""The relative error that is assumed where no floor can be measured, by type."""
+"""The relative error that is assumed where no floor can be measured, and let pass in any backend, by type."""
 
 _ASSUMED_8_BIT = 10.0**-0.75
 """The same for 8 bits: 15 dB, where ordinary layers have 25 to 40."""
@@ -65,6 +67,7 @@ class Measured:
         quantised: whether it reads 8-bit values.
         exact: whether it was computed with the first graph's constants.
         weights: what its weights are multiplied by; None where they aren't known.
+        elsewhere: whether another backend than ONNX Runtime as written made it.
     """
 
     own: Moments
@@ -75,13 +78,15 @@ class Measured:
     quantised: bool
     exact: bool
     weights: Gain | None = None
+    elsewhere: bool = False
 
     def allowed(self) -> float:
         """The power that its floor has."""
-        least = (_LEAST * _UNITS.get(self.dtype, 2.0**-23)) ** 2 * self.own.signal
+        assumed = _ASSUMED.get(self.dtype, 2.0**-16)
         if self.exact:
-            return max(self.floor.noise, least)
-        share = _ASSUMED_8_BIT if self.quantised else _ASSUMED.get(self.dtype, 2.0**-16)
+            least = assumed if self.elsewhere else _LEAST * _UNITS.get(self.dtype, 2.0**-23)
+            return max(self.floor.noise, least**2 * self.own.signal)
+        share = _ASSUMED_8_BIT if self.quantised else assumed
         return share**2 * self.own.signal
 
     def gain(self) -> float:

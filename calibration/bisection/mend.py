@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.as_written import AsWritten
 from calibration.bisection.probe import RUN, Probe
 from calibration.bisection.record import BisectedLayer, Mending
-from calibration.bisection.source import FEATURE
+from calibration.bisection.source import Backend, opened, task
 from calibration.figures import Figures, figures
 from calibration.ranges import AVERAGING, JOINING, WEIGHTED
-from engines.progress import Progress
-from export.graph import save_graph
+from engines.progress import QUIET, Progress
+
+FINDING = "Finding the layers to keep wide"
+"""What the work is called while it goes on."""
 
 ACCEPTABLE_DB = 15.0
 """What is asked of logits whatever the types cost: FP8, with three bits of mantissa, leaves some 18 dB."""
@@ -55,9 +56,10 @@ class Mender:
         probe: makes the graphs.
         batches: what the graph takes; gone through once a question.
         reference: the first graph's logits.
-        folder: where graphs are written.
+        folder: for the files that a backend needs.
         progress: told of every image.
         threads: of ONNX Runtime; all cores unless given.
+        backend: what runs the second graph; None is ONNX Runtime, as written.
     """
 
     def __init__(
@@ -68,9 +70,10 @@ class Mender:
         folder: Path,
         progress: Progress,
         threads: int | None,
+        backend: Backend | None = None,
     ) -> None:
         self._probe, self._batches, self._reference = probe, batches, reference
-        self._folder, self._progress, self._threads = folder, progress, threads
+        self._folder, self._progress, self._threads, self._backend = folder, progress, threads, backend
         self._known: dict[frozenset[str], Figures] = {}
 
     def mend(self, layers: Sequence[BisectedLayer], target: float) -> Mending | None:
@@ -91,22 +94,24 @@ class Mender:
                 if (rest or wrong) and reached(rest):
                     needed = rest
         tensors = {layer.tensor for layer in (*wrong, *needed)}
-        keep = tuple(layer.node for layer in layers if layer.tensor in tensors)
+        keep = tuple(name for layer in layers if layer.tensor in tensors for name in (layer.node, *layer.others))
         return Mending(keep, self.measure([*wrong, *needed]))
 
     def measure(self, chosen: Sequence[BisectedLayer]) -> Figures:
         """The logits with the chosen layers taken from the first graph."""
         question = frozenset(layer.tensor for layer in chosen)
         if question not in self._known:
-            path = self._folder / "mended.onnx"
-            save_graph(self._probe.mended(question), path)
-            session = AsWritten(path, FEATURE, self._threads)
             second = self._probe.second
             name = self._probe.measured(RUN, second.output)
             found = []
-            for batch in self._batches:
-                found.append(flat(session.run([name], {second.input: batch})[0]))
-                self._progress.advance(len(batch))
+            progress = QUIET if self._backend is None else self._progress
+            with (
+                opened(self._probe.mended(question), self._backend, self._folder, self._threads) as runner,
+                task(progress, FINDING),
+            ):
+                for batch in self._batches:
+                    found.append(flat(runner.run([name], {second.input: batch})[0]))
+                    self._progress.advance(len(batch))
             self._known[question] = figures(self._reference, np.concatenate(found))
         return self._known[question]
 

@@ -25,15 +25,15 @@ class Moments:
         self._count = 0
         self._sums: Doubles = np.zeros((5, 1))
 
-    def add(self, reference: NDArray[Any], found: NDArray[Any]) -> None:
-        """One batch of both, of one shape."""
-        rows, others = _rows(reference), _rows(found)
-        with np.errstate(invalid="ignore", over="ignore"):
-            errors = others - rows
-            pairs = ((rows, rows), (rows, errors), (errors, errors))
-            products = [np.einsum("ij,ij->i", left, right) for left, right in pairs]
-            self._sums = self._sums + np.stack([rows.sum(1), errors.sum(1), *products])
-        self._count += rows.shape[1]
+    def add(self, sums: Doubles, count: int) -> None:
+        """One batch.
+
+        Args:
+            sums: its :func:`moments`.
+            count: the values of a channel.
+        """
+        self._sums = self._sums + sums
+        self._count += count
 
     @property
     def finite(self) -> bool:
@@ -98,8 +98,17 @@ def ratio_db(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise)
 
 
-def _rows(values: NDArray[Any]) -> Doubles:
-    """float64 [channels, values]."""
+def moments(reference: Doubles, found: Doubles) -> Doubles:
+    """float64 [5, channels]: Σy, Σe, Σy², Σye and Σe² of two tensors as :func:`rows` gives them."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = found - reference
+        pairs = ((reference, reference), (reference, errors), (errors, errors))
+        products = [np.einsum("ij,ij->i", left, right) for left, right in pairs]
+        return np.stack([reference.sum(1), errors.sum(1), *products])
+
+
+def rows(values: NDArray[Any]) -> Doubles:
+    """float64 [channels, values] of a tensor."""
     if values.ndim < 2:
         return values.astype(np.float64).reshape(1, -1)
     moved = np.moveaxis(values, -1 if values.ndim == 3 else 1, 0)

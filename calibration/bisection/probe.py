@@ -1,6 +1,7 @@
 """One graph that computes the second graph in several ways at once: as it is, layer by layer, and as it should be.
 
-Each way is a copy of the nodes that depend on the input; constants are shared.
+Each way is a copy of the nodes that depend on the input; constants are shared, and what two ways compute alike is
+computed once.
 
 - ``run``: the graph as written, from its own input.
 - ``own``: every layer fed with the reference's values, cast to the type that the graph has there.
@@ -17,10 +18,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calibration.bisection.constants import Place
+from calibration.bisection.light import LightGraph
+from calibration.bisection.marking import drop_unread_inputs
 from calibration.bisection.sides import Pairs, Side
 from calibration.bisection.unlimited import Canvas, unlimited
 from export.onnxlib import onnx
-from export.structure import initializers, remove_unused, topological_sort
+from export.structure import remove_unused, topological_sort
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ OWN = Way("own", cut=True)
 IDEAL = Way("ideal", cut=True, grounded=True)
 FLOOR = Way("floor", cut=True, grounded=True, unlimited=True)
 TYPES = Way("types", grounded=True, unlimited=True)
+
+WIDE = "wide/"
+"""What the names of nodes begin with that are as in the reference."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +77,7 @@ class Probe:
         """The float32 output with what ``tensor`` holds in one way."""
         return f"{way.name}/{tensor}/out"
 
-    def graph(self, ways: Collection[Way]) -> onnx.ModelProto:
+    def graph(self, ways: Collection[Way]) -> LightGraph:
         """A graph with some ways, which gives every matched tensor; of ``types`` the logits only.
 
         Args:
@@ -82,7 +88,7 @@ class Probe:
         """
         return _Build(self).graph(ways)
 
-    def mended(self, wide: Collection[str]) -> onnx.ModelProto:
+    def mended(self, wide: Collection[str]) -> LightGraph:
         """``run`` with the reference's float layers in place of its own; it gives the logits.
 
         Args:
@@ -102,8 +108,12 @@ class _Build:
         self._graph = self._canvas.graph
         self._given: dict[Place, str] = {}
         self._borrowed: set[str] = set()
+        self._known: dict[tuple[object, ...], list[str]] = {}
+        self._instead: dict[str, str] = {}
+        self._outputs: dict[str, str] = {}
+        self._same: dict[str, str] = {}
 
-    def graph(self, ways: Collection[Way], *, logits_only: bool = False) -> onnx.ModelProto:
+    def graph(self, ways: Collection[Way], *, logits_only: bool = False) -> LightGraph:
         second = self._second
         for value in second.model.graph.input:
             if value.name == second.input:
@@ -125,11 +135,15 @@ class _Build:
             self._borrow(tensor)
         topological_sort(self._graph)
         remove_unused(self._graph)
-        return self._canvas.model
+        drop_unread_inputs(self._graph)
+        return LightGraph(self._canvas.model, self._canvas.arrays, self._same)
 
     def _feed(self, tensor: str) -> None:
-        name, shape = self._probe.fed(tensor), self._second.specs[tensor].shape
-        sizes = [size if isinstance(size, int) and index else None for index, size in enumerate(shape)]
+        name, specs = self._probe.fed(tensor), self._second.specs
+        batch = specs[self._second.input].shape[:1]
+        sizes = [f"{name}.{axis}" if isinstance(size, str) else size for axis, size in enumerate(specs[tensor].shape)]
+        if sizes and batch and all(isinstance(size, int) for size in sizes[1:]):
+            sizes[0] = batch[0]  # inference may lose the batch's name on the way
         self._graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes or None))
         self._canvas.cast(name, f"{name}/typed", self._second.dtype(tensor))
 
@@ -141,7 +155,7 @@ class _Build:
             source = self._read(second.made_by[node.input[0]].input[0], way)
             if unlimited(self._canvas, second, node, source, self._made(node.output[0], way)):
                 return
-        copy = self._canvas.copy(node, f"{way.name}/{node.output[0]}")
+        copy = self._canvas.copy(node, f"{way.name}/{node.name or node.output[0]}")
         for position, name in enumerate(node.input):
             place = (node.output[0], position)
             if way.grounded and place in self._probe.constants:
@@ -153,6 +167,18 @@ class _Build:
         if way.grounded and (other := self._partner(node)) is not None:
             del copy.attribute[:]
             copy.attribute.extend(other.attribute)
+        if not self._wide:
+            self._merge(copy)
+
+    def _merge(self, node: onnx.NodeProto) -> None:
+        """Drop the node just made where one of another way computes the same from the same."""
+        attributes = sorted((item.name, item.SerializeToString()) for item in node.attribute)
+        key = (node.domain, node.op_type, *node.input, len(node.output), *attributes)
+        made = list(node.output)
+        earlier = self._known.setdefault(key, made)
+        if earlier is not made:
+            self._instead.update(zip(made, earlier, strict=True))
+            del self._graph.node[-1]
 
     def _made(self, tensor: str, way: Way) -> str:
         given = way is RUN and tensor in self._wide
@@ -162,7 +188,9 @@ class _Build:
         """What a node reads in one way in place of ``tensor``."""
         if tensor not in self._second.computed or tensor == self._second.input:
             return tensor
-        return f"{self._probe.fed(tensor)}/typed" if way.cut and tensor in self._pairs else f"{way.name}/{tensor}"
+        if way.cut and tensor in self._pairs:
+            return f"{self._probe.fed(tensor)}/typed"
+        return self._instead.get(f"{way.name}/{tensor}", f"{way.name}/{tensor}")
 
     def _partner(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """The reference's node, where its attributes mean the same here: a wrong pad or a wrong alpha is no type."""
@@ -175,7 +203,7 @@ class _Build:
 
     def _borrow(self, tensor: str) -> None:
         """The reference's layer in place of one of ``run``, between the second graph's own tensors."""
-        first, prefix = self._first, f"wide/{tensor}"
+        first, prefix = self._first, f"{WIDE}{tensor}"
         partners = {there: here for here, there in self._pairs.items()}
         made: dict[str, str] = {}
 
@@ -205,14 +233,18 @@ class _Build:
         name = f"reference/{constant}"
         if name not in self._borrowed:
             self._borrowed.add(name)
-            self._graph.initializer.add().CopyFrom(initializers(self._first.model.graph)[constant])
-            self._graph.initializer[-1].name = name
+            self._canvas.borrow(self._first, constant, name)
         return name
 
     def _output(self, way: Way, tensor: str) -> None:
         name = self._probe.measured(way, tensor)
-        self._canvas.cast(f"{way.name}/{tensor}", name, "float32")
-        self._graph.output.append(onnx.ValueInfoProto(name=name))
+        made = self._instead.get(f"{way.name}/{tensor}", f"{way.name}/{tensor}")
+        if (known := self._outputs.setdefault(made, name)) != name:
+            self._same[name] = known
+            return
+        self._canvas.cast(made, name, "float32")
+        shape = self._second.specs[tensor].shape if tensor in self._second.specs else ()
+        self._graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape or None))
 
     def _constant(self, place: Place) -> str:
         if place not in self._given:

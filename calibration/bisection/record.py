@@ -7,6 +7,9 @@ from calibration.figures import Figures, finite
 
 FORMAT = "onnx-tensorrt-toolkit/bisection"
 
+_MISLED_DB = 6.0
+"""Two roundings that have nothing to do with each other are 3 dB further apart than either is from the truth."""
+
 
 @dataclass(frozen=True)
 class BisectedLayer:
@@ -26,6 +29,7 @@ class BisectedLayer:
         over: whether its own error is over the floor.
         reason: why, in words; what else there is to know where it isn't over.
         tensor: its result in the second graph.
+        others: further convolutions and products of the first graph that a backend computes as one layer with it.
     """
 
     node: str
@@ -40,6 +44,7 @@ class BisectedLayer:
     over: bool
     reason: str
     tensor: str
+    others: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -62,6 +67,21 @@ class Mending:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """The backend that ran the second graph.
+
+    Attributes:
+        backend: its name.
+        marked: the logits of the graph whose tensors are marked as outputs, against those of the graph or engine as
+            it is. A library can't fuse what it must give out, so that the marked graph may compute otherwise: this
+            says how much.
+    """
+
+    backend: str
+    marked: Figures
+
+
+@dataclass(frozen=True)
 class Bisection:
     """Where two graphs part.
 
@@ -75,6 +95,7 @@ class Bisection:
         unmatched: convolutions and products of the second graph that have no partner.
         equalised: whether channels of the second graph are scaled by powers of two, which is undone.
         images: how many were measured on.
+        elsewhere: the backend that ran the second graph; None for ONNX Runtime, which computed it as written.
     """
 
     layers: tuple[BisectedLayer, ...]
@@ -85,6 +106,7 @@ class Bisection:
     unmatched: tuple[str, ...]
     equalised: bool
     images: int
+    elsewhere: Elsewhere | None = None
 
     @property
     def first(self) -> BisectedLayer | None:
@@ -95,6 +117,14 @@ class Bisection:
     def within_reach(self) -> bool:
         """Whether the logits of the second graph are near enough to the first's."""
         return self.logits.sqnr_db >= self.reach_db
+
+    @property
+    def misled(self) -> bool:
+        """Whether marking tensors moved the backend's logits clearly further than they are from the first graph's.
+
+        Then the cumulative errors are of another computation than the one asked about.
+        """
+        return self.elsewhere is not None and self.elsewhere.marked.sqnr_db < self.logits.sqnr_db - _MISLED_DB
 
     def verdict(self) -> str:
         """One line."""
@@ -119,6 +149,13 @@ class Bisection:
             "mending": None
             if self.mending is None
             else {"keep": list(self.mending.keep), "reached": _plain(self.mending.reached)},
+            "elsewhere": None
+            if self.elsewhere is None
+            else {
+                "backend": self.elsewhere.backend,
+                "marked": _plain(self.elsewhere.marked),
+                "misled": self.misled,
+            },
             "equalised": self.equalised,
             "unmatched": list(self.unmatched),
             "layers": [_plain(layer) for layer in self.layers],

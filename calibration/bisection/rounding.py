@@ -1,5 +1,6 @@
 """Values of one graph in the types of another: in half precision, or quantised with that graph's own scales."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,10 @@ class Rounding:
         side = self._side
         node = side.made_by.get(tensor)
         if tensor in side.constants:
-            found = side.values(tensor)
-            if found is None or found.size != values.size:
+            shape = side.specs[tensor].shape
+            if math.prod(map(int, shape)) != values.size:
                 return None
-            return values.reshape(found.shape).astype(numpy_type(side.dtype(tensor)))
+            return values.reshape([int(size) for size in shape]).astype(numpy_type(side.dtype(tensor)), copy=False)
         if node is None or not node.input or tensor in side.computed:
             return None
         if node.op_type == "Transpose":
@@ -67,13 +68,17 @@ class Rounding:
             shape = [1] * values.ndim
             shape[axis] = -1
             scale, zero = scale.reshape(shape), np.broadcast_to(zero.reshape(-1), scale.size).reshape(shape)
-        scaled = values / scale
+        found = values / scale
         if kind == _E4M3:
-            rounded = decode(encode(scaled))
-        else:
+            found = decode(encode(found))
+        else:  # in place: fresh memory takes longer than the numbers
             low, high = LIMITS[kind]
-            rounded = np.clip(np.rint(scaled) + zero, low, high) - zero
-        return np.asarray(rounded * scale).astype(numpy_type(self._side.dtype(node.output[0])))
+            np.rint(found, out=found)
+            found += zero
+            np.clip(found, low, high, out=found)
+            found -= zero
+        found *= scale
+        return found.astype(numpy_type(self._side.dtype(node.output[0])), copy=False)
 
     def _kind(self, stored: str, node: onnx.NodeProto) -> int:
         """The ONNX element type that a DequantizeLinear reads."""

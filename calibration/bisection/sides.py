@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.foreign_scales import Constants, float_weight
+from calibration.bisection.light import LightConstants, lighten
+from calibration.foreign_scales import float_weight
 from calibration.likeness import FOLDED, Likeness, is_transparent, likeness
 from calibration.ranges import PRODUCTS, WEIGHTED
 from engines.errors import GraphError
@@ -28,7 +29,8 @@ class Side:
         name: what errors call it.
 
     Attributes:
-        model: as given.
+        model: a copy with stubs in place of large weights (:mod:`calibration.bisection.light`).
+        arrays: those weights.
         name: as given.
         made_by: the node that makes each tensor.
         users: the nodes that read each tensor.
@@ -43,10 +45,11 @@ class Side:
 
     def __init__(self, model: onnx.ModelProto, name: str) -> None:
         constants_to_initializers(model.graph)
-        self.model, self.name = model, name
+        self.model, self.arrays = lighten(model)
+        self.name, model = name, self.model
         self.made_by = producers(model.graph)
         self.users = consumers(model.graph)
-        self.constants = Constants(model)
+        self.constants = LightConstants(model, self.arrays)
         self.specs: Mapping[str, TensorSpec] = tensor_specs(model)
         given = inputs(model)
         if len(given) != 1:

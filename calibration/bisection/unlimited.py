@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from calibration.bisection.light import stub
 from calibration.bisection.sides import Side
 from export.onnxlib import onnx
-from export.structure import attribute, names, skeleton, unique
+from export.structure import LIGHT, attribute, initializers, names, skeleton, unique
 
 SLACK = 4.0
 """How much coarser than needed an activation may be rounded before that counts as the range's fault: two bits.
@@ -39,6 +40,7 @@ class Canvas:
 
     Attributes:
         model, graph: what is made.
+        arrays: its large weights (:mod:`calibration.bisection.light`).
     """
 
     def __init__(self, side: Side) -> None:
@@ -46,13 +48,27 @@ class Canvas:
         self.graph = self.model.graph
         del self.graph.node[:], self.graph.input[:], self.graph.output[:], self.graph.value_info[:]
         self.graph.initializer.extend(side.model.graph.initializer)
+        self.arrays = dict(side.arrays)
         self._taken = names(side.model.graph)
 
     def constant(self, values: Any, name: str) -> str:
         """A new constant; returns its name, which is ``name`` unless that is taken."""
         name = unique(name, self._taken)
-        self.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), name))
+        array = np.asarray(values)
+        if array.nbytes > LIGHT and array.dtype in (np.float32, np.float16):
+            self.arrays[name] = np.ascontiguousarray(array)
+            self.graph.initializer.append(stub(name, array))
+        else:
+            self.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
         return name
+
+    def borrow(self, side: Side, constant: str, name: str) -> None:
+        """A constant of another graph under a new name."""
+        tensor = self.graph.initializer.add()
+        tensor.CopyFrom(initializers(side.model.graph)[constant])
+        tensor.name = name
+        if constant in side.arrays:
+            self.arrays[name] = side.arrays[constant]
 
     def copy(self, node: onnx.NodeProto, name: str) -> onnx.NodeProto:
         """A copy of a node under another name, to be rewired."""

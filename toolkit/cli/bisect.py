@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("bisect")
 @click.argument("first", metavar="A.onnx", type=click.Path())
-@click.argument("second", metavar="B.onnx", type=click.Path())
+@click.argument("second", metavar="B", type=click.Path())
 @click.option(
     "--data",
     required=True,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--images", type=click.IntRange(min=1), default=64, show_default=True, help="How many images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Images a run.")
+@click.option("--device", default="auto", show_default=True, help="Of B's backend: auto, cpu, cuda:N, openvino:GPU.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
 @click.option("--no-mend", is_flag=True, help="Don't look for the layers to keep wide.")
 @click.option("--output", "-o", type=click.Path(), metavar="FILE.json", help="Write the figures to a file too.")
@@ -40,17 +41,20 @@ def command(
     images: int,
     seed: int,
     batch_size: int,
+    device: str,
     threads: int | None,
     no_mend: bool,
     output: str | None,
     force: bool,
     as_json: bool,
 ) -> int:
-    """Find the layer at which graph B parts from graph A.
+    """Find the layer at which B parts from graph A.
 
     A is mostly the FP32 master graph, B a typed graph made from it, or another export of the network. Both run in
-    ONNX Runtime as written. Each layer's own error, with A's values as its input, is held against what B's types
-    must cost that layer. Exit 1 where a layer is over that floor: it is named, with the layers to keep wide.
+    ONNX Runtime as written. B may also run in another backend, with its tensors marked as outputs: write
+    GRAPH.onnx@openvino, or give an engine, whose typed graph is found beside it. Each layer's own error, with A's
+    values as its input, is held against what B's types must cost that layer. Exit 1 where a layer is over that
+    floor: it is named, with the layers to keep wide.
     """
     from toolkit.steps.bisect import bisect
 
@@ -64,6 +68,7 @@ def command(
             mend=not no_mend,
             output=output,
             batch_size=batch_size,
+            device=device,
             threads=threads,
             force=force,
             progress=listener,
@@ -105,6 +110,14 @@ def _summary(found: "Bisection") -> list[str]:
     flips = f"{logits.flips} of {found.images} labels differ"
     both = f"{_decibels(logits.sqnr_db)} dB, {flips}; the types alone leave {_decibels(types.sqnr_db)} dB"
     lines = [found.verdict(), f"logits: {both}"]
+    if found.elsewhere is not None:
+        moved = _decibels(found.elsewhere.marked.sqnr_db)
+        lines.append(
+            f"B ran in {found.elsewhere.backend}; tensors marked as outputs may change what it fuses: its logits with"
+            f" and without marks are {'equal' if moved == 'equal' else f'{moved} dB apart'}"
+        )
+    if found.misled:
+        lines.append("that is far more than B differs from A: cumulative errors are not those of B without marks")
     if found.equalised:
         lines.append("channels of B are equalised by powers of two: undone for the comparison")
     if any(not layer.exact for layer in found.layers):
@@ -125,7 +138,7 @@ def _kept(found: "Bisection") -> str:
     from calibration.bisection.mend import KEPT
 
     names = () if found.mending is None else found.mending.keep
-    operators = {layer.node: layer.op for layer in found.layers}
+    operators = {name: layer.op for layer in found.layers for name in (layer.node, *layer.others)}
     quantised = any(layer.dtype in {"int8", "fp8"} for layer in found.layers)
     options = [name for name in names if quantised and operators[name] in KEPT]
     others = [name for name in names if name not in options]

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import GraphError, InputError
-from engines.files import digest_file, write_atomically
+from engines.files import write_atomically
 from engines.optional import require
 from engines.progress import QUIET, Progress
+from engines.store import open_store
 from toolkit.artifacts import kind_of
+from toolkit.comparison.plan import artifact_of
 from toolkit.outputs import check_replace
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def bisect(
     mend: bool = True,
     output: str | PathLike[str] | None = None,
     batch_size: int = 8,
+    device: str = "auto",
     threads: int | None = None,
     force: bool = False,
     progress: Progress = QUIET,
@@ -41,13 +44,17 @@ def bisect(
 
     Args:
         first: the reference: mostly the FP32 master graph.
-        second: the graph to judge: a typed graph, or another export of the network.
+        second: what to judge: a typed graph, or another export of the network, which ONNX Runtime computes as
+            written; either in another backend ("model.onnx@openvino"); or an engine, whose typed graph lies beside
+            it. In a backend tensors are marked as outputs, which may change what it fuses: the result says how far
+            that moved the logits (``elsewhere``).
         data: a data set, or what ``toolkit.data.open_dataset`` takes.
         images: how many; fewer where the split has no more.
         seed: of their choice.
         mend: whether to look for the layers to keep wide.
         output: a JSON file to write; None writes none.
         batch_size: images a run; memory grows with it.
+        device: of the backend that runs the second: "auto", "cpu", "cuda:N".
         threads: CPU threads; None takes all cores.
         force: replace an output that was made from another graph.
         progress: told of every pass over the images.
@@ -58,50 +65,82 @@ def bisect(
 
     Raises:
         InputError: an option makes no sense, or a file can't be read.
-        GraphError: a graph can't be used, is an engine, carries no preprocessing or another than the other one.
-        UnsupportedError: a graph computes in BF16.
+        GraphError: a graph can't be used, carries no preprocessing or another than the other one.
+        EngineMismatchError: an engine's typed graph isn't beside it, or it is for another GPU.
+        UnsupportedError: a graph computes in BF16, or this machine can't run the engine.
         DataError: the data can't be used.
     """
     require("onnx", "Bisecting two graphs", "onnxruntime")
     require("onnxruntime", "Bisecting two graphs", "onnxruntime")
-    from calibration.bisection.bisect import bisect as find
+    from calibration.bisection.bisect import bisect_models
     from export.graph import load_graph
+    from toolkit.building.judged import judged
     from toolkit.building.pictures import Pictures
     from toolkit.data import choose, open_dataset
     from toolkit.data.dataset import Dataset
 
+    tell = on_note or (lambda line: None)
     if images < 1 or batch_size < 1 or (threads is not None and threads < 1):
         raise InputError(
             f"{images} images in batches of {batch_size} on {threads or 'all'} threads", "give 1 or more of each"
         )
-    here, there = Path(first), Path(second)
-    for path in (here, there):
-        if (kind := kind_of(path)) != "graph":
-            raise GraphError(
-                f"'{path}' is a {kind}, not an ONNX graph",
-                "give the typed graph that the engine was built from" if kind == "plan" else "give an ONNX graph",
-            )
-    digest = digest_file(there)
+    here = _reference(fspath(first))
+    name, asked = artifact_of(fspath(second))
+    wrong = judged(Path(name), asked, device=device, threads=threads, progress=progress, on_note=tell)
+    if wrong.backend is None and device not in {"auto", "cpu"}:
+        raise InputError(
+            f"ONNX Runtime computes '{second}' as written on the CPU, not on '{device}'",
+            f"leave --device out, or name what runs it there: {second}@onnxruntime",
+        )
+    store = open_store()
+    digest = store.digest(wrong.graph)
     if output is not None:
         check_replace(Path(output), digest, _made_from, force=force)
-    metadata = _metadata(here, load_graph(here), there, load_graph(there))
+    models = [load_graph(here), load_graph(wrong.graph)]
+    metadata = _metadata(here, models[0], wrong.graph, models[1])
     dataset = data if isinstance(data, Dataset) else open_dataset(fspath(data), progress=progress)
     chosen = choose(dataset.train, images, seed)
-    if len(chosen) < images and on_note is not None:
-        on_note(f"the train split has {len(chosen)} images, fewer than the {images} asked for")
+    if len(chosen) < images:
+        tell(f"the train split has {len(chosen)} images, fewer than the {images} asked for")
+    batch_size, count = wrong.fit(batch_size, len(chosen))
+    if count < len(chosen):
+        tell(f"the engine takes {batch_size} images or more at once: {count} are measured on")
+    chosen = chosen[:count]
     pictures = Pictures(dataset.train, chosen, metadata.preprocess, metadata.uint8_input, batch_size).held()
-    result = find(here, there, pictures, mend=mend, threads=threads, progress=progress)
+    result = bisect_models(
+        models,
+        pictures,
+        (f"'{here}'", f"'{wrong.graph}'"),
+        mend=mend,
+        threads=threads,
+        backend=wrong.backend,
+        progress=progress,
+    )
     if output is not None:
         record = {
             **result.to_json(),
-            "graphs": [str(here), str(there)],
-            "digests": [digest_file(here), digest],
+            "graphs": [str(here), str(wrong.graph)],
+            "judged": fspath(second),
+            "digests": [store.digest(here), digest],
             "data": dataset.name,
             "split": "train",
             "seed": seed,
         }
         write_atomically(Path(output), json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return result
+
+
+def _reference(given: str) -> Path:
+    """The first graph's file."""
+    name, backend = artifact_of(given)
+    if backend != "auto":
+        raise InputError(
+            f"the first graph is the reference, which ONNX Runtime computes as written, not {backend}",
+            f"give '{name}' first, and a graph with @{backend} second",
+        )
+    if (kind := kind_of(Path(name))) != "graph":
+        raise GraphError(f"'{name}' is a {kind}, not an ONNX graph", "give the master graph first")
+    return Path(name)
 
 
 def _metadata(first: Path, here: "onnx.ModelProto", second: Path, there: "onnx.ModelProto") -> "ModelMetadata":
