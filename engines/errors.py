@@ -15,6 +15,9 @@
     ├── BuildError            (2)   a builder or exporter failed on a valid request
     │   └── NodeError               a library can't do one node of the graph
     ├── RunError              (2)   a session failed while it ran
+    ├── UnansweredError       (2)   a request that nothing is wrong with goes without an answer
+    │   ├── Overloaded              too many requests are waiting already
+    │   └── DeadlineExceeded        its time was up
     └── CheckFailedError      (1)   everything worked and the answer is no
         ├── VerificationError       the graph differs from PyTorch by more than the noise
         ├── AuditError              the engine's layers aren't of the precision asked for
@@ -141,6 +144,18 @@ class NodeError(BuildError):
 
 class RunError(ToolkitError):
     """A session failed while it ran."""
+
+
+class UnansweredError(ToolkitError):
+    """A request that nothing is wrong with goes without an answer; the same one may well succeed later."""
+
+
+class Overloaded(UnansweredError):  # noqa: N818 - what has happened, not what is wrong
+    """Too many requests are waiting already."""
+
+
+class DeadlineExceeded(UnansweredError):  # noqa: N818
+    """The time that a request was given was up before it was answered."""
 
 
 class CheckFailedError(ToolkitError):

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engines.errors import DeadlineExceeded as DeadlineExceeded
+    from engines.errors import Overloaded as Overloaded
     from engines.errors import ToolkitError as ToolkitError
     from engines.preprocess import Preprocess as Preprocess
     from engines.sessions import open_session as open_session
     from toolkit.loading import load as load
+    from toolkit.runtime.batcher import Batcher as Batcher
     from toolkit.runtime.predictor import Predictor as Predictor
     from toolkit.steps.bisect import bisect as bisect
     from toolkit.steps.build import build_engine as build_engine
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 __distribution__ = "onnx-tensorrt-toolkit"
 
 _PUBLIC = {
+    "Batcher": "toolkit.runtime.batcher",
+    "DeadlineExceeded": "engines.errors",
+    "Overloaded": "engines.errors",
     "Predictor": "toolkit.runtime.predictor",
     "Preprocess": "engines.preprocess",
     "ToolkitError": "engines.errors",

@@ -1,0 +1,1 @@
+"""What :class:`toolkit.runtime.batcher.Batcher` is made of; applications need only that."""
