@@ -152,6 +152,7 @@ def commands(graph: Path, pythons: Mapping[str, str], images: int, rounds: int) 
         seen = folder / "images.npy"
         write_images(split, metadata.preprocess, seen, choose(split, images))
         toolkit = [str(Path(sys.executable).with_name("toolkit")), "build-engine", str(folder / "model.onnx")]
+        toolkit += ["--no-cache"]  # nobody is helped by what an earlier round left
         toolkit += ["--int8", "--backend", "onnxruntime", "--data", "digits", "--images", str(images)]
         lines: dict[str, list[str]] = {OURS: toolkit, "toolkit --method entropy": [*toolkit, "--method", "entropy"]}
         for peer in PEER_SETTINGS:
