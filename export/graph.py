@@ -244,7 +244,7 @@ def save_graph(model: onnx.ModelProto, path: Path | str, *, inline_limit: int = 
         model = _externalise(model, path)
     with atomic_file(path) as file:
         file.write(model.SerializeToString())
-    for name in before - external_files(path):
+    for name in before - external_files(path) if before else ():
         if name.startswith(f"{path.name}.") and name.endswith(".data"):
             (path.parent / name).unlink(missing_ok=True)
 
