@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from engines.errors import InputError, ToolkitError
+from engines.files import write_atomically
 
 
 def sibling(source: Path, suffix: str) -> Path:
@@ -41,3 +43,12 @@ def check_replace(
         raise InputError(
             f"'{path}' exists and was not made from this source", f"give --force to replace it, or another {option}"
         )
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write figures as JSON, whole or not at all.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -16,20 +16,10 @@ from engines.errors import DataError, GraphError, InputError
 from export.graph import load_graph, read_metadata, save_graph, write_metadata
 from export.precision import to_half
 from tests.tiny import PREPROCESS
-from tests.toolkit.hard import Hard, hard_network
+from tests.toolkit.hard import Hard
 from tests.toolkit.refusals import Refusal
 from toolkit.cli import run
 from toolkit.steps.bisect import bisect
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Hard:
-    return hard_network(tmp_path_factory.mktemp("original"))
-
-
-@pytest.fixture
-def hard(original: Hard, tmp_path: Path) -> Hard:
-    return original.copy(tmp_path)
 
 
 def scaled(hard: Hard, name: str, typing: str = "fp16") -> Path:
@@ -153,3 +143,11 @@ def test_graphs_without_preprocessing_or_with_two_kinds_of_it_are_refused(hard: 
         bisect(other, other, hard.data)
     with pytest.raises(DataError):
         bisect(hard.graph, hard.graph, str(hard.graph.parent / "nothing"))
+
+
+def test_a_path_object_is_a_folder_even_if_it_is_called_digits(
+    hard: Hard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="'digits' does not exist"):
+        bisect(hard.graph, hard.graph, Path("digits"))

@@ -78,3 +78,15 @@ def _pixel_batches(
                     raise pixels
                 batch.append(pixels)
             yield np.stack(batch), split.labels[order[start : start + batch_size]]
+
+
+def check_counts(images: int, batch_size: int, threads: int | None) -> None:
+    """Refuse to measure on nothing.
+
+    Raises:
+        InputError: a number is less than 1.
+    """
+    if images < 1 or batch_size < 1 or (threads is not None and threads < 1):
+        raise InputError(
+            f"{images} images in batches of {batch_size} on {threads or 'all'} threads", "give 1 or more of each"
+        )

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import GraphError, InputError
-from engines.files import write_atomically
 from engines.optional import require
 from engines.progress import QUIET, Progress
 from engines.store import open_store
 from toolkit.artifacts import kind_of
 from toolkit.comparison.plan import artifact_of
-from toolkit.outputs import check_replace
+from toolkit.outputs import check_replace, write_record
 
 if TYPE_CHECKING:
     from calibration.bisection.record import Bisection
@@ -77,13 +76,10 @@ def bisect(
     from toolkit.building.judged import judged
     from toolkit.building.pictures import Pictures
     from toolkit.data import choose, open_dataset
-    from toolkit.data.dataset import Dataset
+    from toolkit.data.batches import check_counts
 
     tell = on_note or (lambda line: None)
-    if images < 1 or batch_size < 1 or (threads is not None and threads < 1):
-        raise InputError(
-            f"{images} images in batches of {batch_size} on {threads or 'all'} threads", "give 1 or more of each"
-        )
+    check_counts(images, batch_size, threads)
     here = _reference(fspath(first))
     name, asked = artifact_of(fspath(second))
     wrong = judged(Path(name), asked, device=device, threads=threads, progress=progress, on_note=tell)
@@ -98,7 +94,7 @@ def bisect(
         check_replace(Path(output), digest, _made_from, force=force)
     models = [load_graph(here), load_graph(wrong.graph)]
     metadata = _metadata(here, models[0], wrong.graph, models[1])
-    dataset = data if isinstance(data, Dataset) else open_dataset(fspath(data), progress=progress)
+    dataset = open_dataset(data, progress=progress)
     chosen = choose(dataset.train, images, seed)
     if len(chosen) < images:
         tell(f"the train split has {len(chosen)} images, fewer than the {images} asked for")
@@ -126,7 +122,7 @@ def bisect(
             "split": "train",
             "seed": seed,
         }
-        write_atomically(Path(output), json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_record(Path(output), record)
     return result
 
 

@@ -1,7 +1,6 @@
 """Real pictures to verify a graph on: the user's, or two photographs that scikit-learn brings."""
 
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +31,9 @@ def real_pictures(
         DataError: ``data`` can't be used.
     """
     if data is not None:
-        source = data if isinstance(data, str) else Path(data)
         from toolkit.data import choose, open_dataset, pixel_batches
 
-        split = open_dataset(source, progress=progress).test
+        split = open_dataset(data, progress=progress).test
         batches = pixel_batches(split, preprocess, count, indices=choose(split, count, seed))
         return next(iter(batches))[0]
     try:

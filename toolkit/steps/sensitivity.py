@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import InputError
-from engines.files import write_atomically
 from engines.optional import require
 from engines.progress import QUIET, Progress
-from toolkit.outputs import check_replace
+from toolkit.outputs import check_replace, write_record
 
 if TYPE_CHECKING:
     from calibration.sensitivity import Sensitivity
@@ -72,13 +71,11 @@ def sensitivity(
     from toolkit.building.pictures import search_pictures
     from toolkit.building.ranges import table_for
     from toolkit.data import align_labels, open_dataset
+    from toolkit.data.batches import check_counts
 
     if precision not in QUANTISED:
         raise InputError(f"{precision} quantises no layer", f"give {' or '.join(QUANTISED)}")
-    if images < 1 or batch_size < 1 or (threads is not None and threads < 1):
-        raise InputError(
-            f"{images} images in batches of {batch_size} on {threads or 'all'} threads", "give 1 or more of each"
-        )
+    check_counts(images, batch_size, threads)
     path = Path(graph)
     model = load_graph(path)
     refuse_typed(model, f"'{path}'")
@@ -110,7 +107,7 @@ def sensitivity(
             "seed": seed,
             "notes": list(notes),
         }
-        write_atomically(Path(output), json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_record(Path(output), record)
     return result
 
 
