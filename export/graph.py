@@ -92,8 +92,11 @@ INLINE_LIMIT = 2**31 - 2**20
 """Graphs with more bytes of weights keep them in a file beside the graph (protobuf's limit is 2 GiB)."""
 
 
-_CHECKED: set[tuple[str, int, int]] = set()
-"""Files that were found valid by this process: path, size and time of change. They aren't checked again."""
+_Version = tuple[str, int, int]
+"""A file as it is: path, size and time of change."""
+
+_CHECKED: dict[_Version, frozenset[str]] = {}
+"""Files that were found valid by this process, which aren't checked again, and the files of weights of each."""
 
 
 def load_graph(path: Path | str) -> onnx.ModelProto:
@@ -125,12 +128,12 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     check_opset(model, f"'{path}'")
     if not model.graph.output or not model.graph.node:
         raise GraphError(f"'{path}' has no outputs or no nodes", "export the model again")
+    external = _references(model)
     _load_external(model, path)
-    found = path.stat()
-    version = (str(path.resolve()), found.st_size, found.st_mtime_ns)
+    version = _version(path)
     if version not in _CHECKED:
         check_graph(model, f"'{path}'", path if size < INLINE_LIMIT else None)
-        _CHECKED.add(version)
+        _CHECKED[version] = external
     return model
 
 
@@ -275,18 +278,28 @@ def _externalise(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return small
 
 
-def external_files(path: Path) -> set[str]:
+def external_files(path: Path) -> frozenset[str]:
     """The names of the files of weights that the graph at ``path`` refers to; none for no graph."""
     try:
+        if (known := _CHECKED.get(_version(path))) is not None:
+            return known
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content.find(b"location") < 0:  # the key that every such reference has: far faster than to parse
-                return set()
+                return frozenset()
         model = onnx.load(str(path), load_external_data=False)
     except Exception:  # nothing is there, or no ONNX file: it refers to nothing
-        return set()
-    return {
-        item.value for tensor in all_tensors(model.graph) for item in tensor.external_data if item.key == "location"
-    }
+        return frozenset()
+    return _references(model)
+
+
+def _references(model: onnx.ModelProto) -> frozenset[str]:
+    tensors = all_tensors(model.graph)
+    return frozenset(item.value for tensor in tensors for item in tensor.external_data if item.key == "location")
+
+
+def _version(path: Path) -> _Version:
+    found = path.stat()
+    return str(path.resolve()), found.st_size, found.st_mtime_ns
 
 
 def peek_metadata(path: Path | str) -> ModelMetadata | None:

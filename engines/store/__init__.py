@@ -2,6 +2,7 @@
 
 from engines.store.entries import Entry as Entry
 from engines.store.folder import cache_folder as cache_folder
+from engines.store.store import KINDS as KINDS
 from engines.store.store import Store as Store
 from engines.store.store import open_store as open_store
 from engines.store.store import runtime_cache as runtime_cache

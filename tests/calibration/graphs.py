@@ -1,6 +1,6 @@
 """Graphs, tables and runs that the calibration tests share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +74,19 @@ def graph_of(
     return model
 
 
-def residual_graph() -> onnx.ModelProto:
-    """Two convolutions, a residual Add, a Concat, average pooling, a Gemm."""
-    rng = np.random.default_rng(3)
+def he_weights(seed: int) -> Callable[..., np.ndarray]:
+    """Gives normal weights of a shape, such that a ReLU network keeps its signal."""
+    rng = np.random.default_rng(seed)
 
     def weight(*shape: int) -> np.ndarray:
         return rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
 
+    return weight
+
+
+def residual_graph() -> onnx.ModelProto:
+    """Two convolutions, a residual Add, a Concat, average pooling, a Gemm."""
+    weight = he_weights(3)
     make = helper.make_node
     nodes = [
         make("Conv", ["input", "w1", "b1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),

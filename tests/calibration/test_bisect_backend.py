@@ -20,7 +20,7 @@ from calibration.bisection.sides import Side, pair
 from calibration.bisection.source import Backend
 from engines.errors import GraphError, RunError
 from engines.sessions import open_session
-from tests.calibration.graphs import UNSEEN, graph_of, run
+from tests.calibration.graphs import UNSEEN, graph_of, he_weights, run
 from tests.calibration.renaming import copy_of
 from tests.calibration.test_bisect import BATCHES, GRAPHS, TYPINGS, many_operators, over, scaled, weights_of
 from tests.tiny import tiny_graph
@@ -89,11 +89,7 @@ BRANCHES = ("left", "right")
 
 def two_branches() -> onnx.ModelProto:
     """Two convolutions of one input whose results are summed, as in a block that changes its size."""
-    rng = np.random.default_rng(3)
-
-    def weight(*shape: int) -> np.ndarray:
-        return rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
-
+    weight = he_weights(3)
     make = helper.make_node
     nodes = [
         make("Conv", ["input", "w1", "b1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),

@@ -5,8 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.toolkit.hard import Hard, hard_network
 from tests.toolkit.refusals import Refusal
 from toolkit.cli import run
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Hard:
+    """A network of which one layer can't be quantised well; nobody changes this one."""
+    return hard_network(tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture
+def hard(original: Hard, tmp_path: Path) -> Hard:
+    """A copy of it, the test's own."""
+    return original.copy(tmp_path)
 
 
 @pytest.fixture

@@ -16,18 +16,13 @@ from calibration.table import CalibrationTable
 from export.graph import load_graph, save_graph
 from tests.calibration.foreign_graphs import stock
 from tests.tiny import tiny_graph
-from tests.toolkit.hard import Hard, hard_network
+from tests.toolkit.hard import Hard
 from tests.toolkit.refusals import Refusal
 
 FROM = ("calibrate", "model.onnx", "--from")
 DATA = ("--data", "pictures.npz")
 SENSITIVITY = ("sensitivity", "model.onnx", *DATA)
 BUILD = ("build-engine", "model.onnx", "--int8")
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Hard:
-    return hard_network(tmp_path_factory.mktemp("original"))
 
 
 @pytest.fixture(autouse=True)

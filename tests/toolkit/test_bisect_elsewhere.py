@@ -22,7 +22,7 @@ from engines.passport import Passport, find_passport, passport_path
 from engines.progress import QUIET
 from engines.target import find_gpus
 from export.graph import load_graph
-from tests.toolkit.hard import Hard, hard_network
+from tests.toolkit.hard import Hard
 from tests.toolkit.refusals import Refusal
 from tests.toolkit.test_bisect import scaled
 from toolkit.building.judged import Judged, _built, _opened, judged
@@ -32,16 +32,6 @@ from toolkit.cli import run
 OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino isn't installed")
 RTX = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx isn't installed")
 NO_GPU = pytest.mark.skipif(bool(find_gpus()[0]), reason="this machine has a GPU")
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Hard:
-    return hard_network(tmp_path_factory.mktemp("original"))
-
-
-@pytest.fixture
-def hard(original: Hard, tmp_path: Path) -> Hard:
-    return original.copy(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from engines.sessions import open_session
 from engines.target import Gpu
 from export.graph import load_graph, read_derived, save_graph
 from tests.tiny import METADATA, PREPROCESS, tiny_graph
-from tests.toolkit.hard import Hard, hard_network
+from tests.toolkit.hard import Hard
 from toolkit.benchmarking.rounds import Pace
 from toolkit.building import latency, make
 from toolkit.building.budget import widen
@@ -31,17 +31,6 @@ from toolkit.building.search import behind_each
 from toolkit.cli import run
 from toolkit.data.dataset import Dataset, Split
 from toolkit.steps.build import build_engine
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Hard:
-    return hard_network(tmp_path_factory.mktemp("original"))
-
-
-@pytest.fixture
-def hard(original: Hard, tmp_path: Path) -> Hard:
-    """A copy to build from."""
-    return original.copy(tmp_path)
 
 
 @pytest.fixture(scope="module")

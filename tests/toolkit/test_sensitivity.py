@@ -16,20 +16,9 @@ from engines.errors import DataError, GraphError, InputError, TableError
 from engines.sessions import open_session
 from export.graph import load_graph, save_graph
 from tests.tiny import PREPROCESS, tiny_graph
-from tests.toolkit.hard import Hard, hard_network
+from tests.toolkit.hard import Hard
 from toolkit.cli import run
 from toolkit.steps.sensitivity import sensitivity
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Hard:
-    return hard_network(tmp_path_factory.mktemp("original"))
-
-
-@pytest.fixture
-def hard(original: Hard, tmp_path: Path) -> Hard:
-    """A copy to measure."""
-    return original.copy(tmp_path)
 
 
 def test_the_layer_that_ruins_the_network_comes_first_under_both_its_names(hard: Hard) -> None:

@@ -2,9 +2,8 @@
 
 import click
 
+from engines.store import KINDS
 from toolkit.cli.console import emit_json, out
-
-_KINDS = ("engines", "graphs", "timing", "runtime", "digests")
 
 
 @click.group("cache", invoke_without_command=True)
@@ -30,7 +29,7 @@ def list_(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("kind", required=False, type=click.Choice(_KINDS))
+@click.argument("kind", required=False, type=click.Choice(KINDS))
 def clear(kind: str | None) -> None:
     """Remove everything from the cache, or one KIND of it."""
     from toolkit.steps.cache import clear_cache
