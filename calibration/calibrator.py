@@ -124,7 +124,7 @@ def calibrate_graph(
 
     Args:
         master: gives the FP32 master graph, loaded: anew, or the same again. It isn't changed.
-        tapped: the same graph, loaded.
+        tapped: the same graph, loaded; it is closed when it isn't needed any more.
         batches: the images.
         images: how many there are.
         settings: how.
@@ -146,12 +146,16 @@ def calibrate_graph(
     peaks = run.peaks(tapped, PILOT) if settings.equalise else {}
     factors: Factors = {}
     if any(map(_uneven, peaks.values())):
-        factors = run.factors(run.peaks(tapped, PILOT_AGAIN))
+        factors = run.factors(run.peaks(tapped, PILOT_AGAIN), tapped.arrays)
     elif peaks and settings.method != AUTO:
-        factors = run.factors(peaks)
-    statistics = run.collect(tapped if not factors else None, factors, partial)
+        factors = run.factors(peaks, tapped.arrays)
+    if factors:
+        tapped.close()  # its weights make room for the others
+        tapped = run.tapped(factors)
+    statistics = run.collect(tapped, partial)
+    # Evened out by powers of two it answers as it did before.
     held = _Held(tapped, batches(counted, images)) if settings.method == AUTO else None
-    del tapped  # its weights make room for those of the graphs that follow
+    tapped.close()
     if held is not None:
         table = _Auto(run, held, peaks if not factors else {}).table(statistics, factors)
     else:
@@ -189,16 +193,17 @@ class _Run:
                 found[name] = values if name not in found else np.maximum(values, found[name])
         return found
 
-    def factors(self, peaks: Peaks) -> Factors:
+    def factors(self, peaks: Peaks, arrays: Mapping[str, NDArray[Any]] | None = None) -> Factors:
         """What evens out the graph's channels; empty where they are even enough."""
-        return find_factors(self.master(), peaks)
+        return find_factors(self.master(), peaks, arrays)
 
-    def collect(self, tapped: TappedGraph | None, factors: Factors, partial: "Partial | None" = None) -> Statistics:
-        """The histograms of the graph, evened out."""
-        if tapped is None:
-            model = equalise(self.master(), factors)
-            tapped = TappedGraph(model, threads=self.settings.threads, device=self.settings.device)
-            del model
+    def tapped(self, factors: Factors) -> TappedGraph:
+        """The graph, evened out, and loaded."""
+        model = equalise(self.master(), factors)
+        return TappedGraph(model, threads=self.settings.threads, device=self.settings.device)
+
+    def collect(self, tapped: TappedGraph, partial: "Partial | None" = None) -> Statistics:
+        """The histograms of a graph."""
         source = self.batches(partial.images if partial else 0, self.counted)
         return collect(tapped, source, progress=self.progress, total=self.counted, partial=partial)
 
@@ -257,7 +262,10 @@ class _Auto:
 
         self._choose(statistics, factors, refine)
         if uneven:
-            self._choose(self._run.collect(None, uneven), uneven)
+            tapped = self._run.tapped(uneven)
+            statistics = self._run.collect(tapped)
+            tapped.close()
+            self._choose(statistics, uneven)
         if settings.weight_clip is None and settings.precision == "int8" and not self._good():
             self._attempt("weights clipped", replace(self._chosen[0], weight_clip="mse"))
         if settings.correct_biases or (settings.correct_biases is None and not self._good()):

@@ -1,7 +1,6 @@
 """Count the tensors of one batch in several threads, and know at any moment what has been counted in full."""
 
 import contextlib
-import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.histogram import GrowingHistogram, pieces
+from calibration.parallel import cores
 from calibration.partial import Partial
 from engines.errors import ToolkitError
 
@@ -46,7 +46,7 @@ class Counter:
         self.histograms = partial.histograms(names) if partial else {name: GrowingHistogram() for name in names}
         self._next: _Done | None = None  # what is counted when the batch in progress is
         self._futures: list[Future[None]] | None = None  # while a batch is in progress, None until all of it is begun
-        self._pool = ThreadPoolExecutor(min(threads or _cores(), _MOST_THREADS), "counting")
+        self._pool = ThreadPoolExecutor(min(threads or cores(), _MOST_THREADS), "counting")
 
     @property
     def images(self) -> int:
@@ -111,10 +111,3 @@ class Counter:
                     self.save()
         finally:
             self._pool.shutdown()
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,5 +1,6 @@
 """Puts quantised tensors into a copy of a graph: the steps that every target's placement is written in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,14 +45,22 @@ class Editor:
         model: the FP32 graph; it isn't changed.
         weight_clip: how the ranges of weights are chosen (:mod:`calibration.weights`).
         precision: what weights are quantised to: "int8" or "fp8".
+        arrays: values of the graph's constants that are at hand already, by name.
 
     Attributes:
         graph: the new graph: the nodes of ``model`` to be rewired, and what is added to them.
         wide: names of nodes that stay float32 where the remainder of the graph becomes half precision.
     """
 
-    def __init__(self, model: onnx.ModelProto, *, weight_clip: str = "max", precision: str = "int8") -> None:
-        self._source = model
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        *,
+        weight_clip: str = "max",
+        precision: str = "int8",
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        self._source, self._arrays = model, arrays or {}
         self._clip, self._precision = weight_clip, precision
         self._model = skeleton(model)
         self.graph = self._model.graph
@@ -90,6 +99,8 @@ class Editor:
 
     def values(self, constant: str) -> NDArray[Any]:
         """The values of a constant of the source graph."""
+        if constant in self._arrays:
+            return self._arrays[constant]
         return np.asarray(onnx.numpy_helper.to_array(self._constants[constant]))
 
     def pair(self, tensor: str, scale: Scale, *, wide: bool = False) -> str:
@@ -147,19 +158,23 @@ class Editor:
         """
         key = (tensor, axis, half_scales, factor, None if least is None else least.tobytes())
         if key not in self._weights:
-            values = self.values(tensor)
-            values = values * np.float32(factor) if factor != 1.0 else values
-            name, zeros = f"{tensor}.{self._precision}", f"{tensor}.zero_point"
-            if self._precision == "fp8":
-                codes, scales = quantise_weight_fp8(values, axis, half_scales=half_scales)
-                stored, zero = self._fp8(codes, name), self._fp8(np.zeros(scales.shape, np.uint8), zeros)
-            else:
-                numbers, scales = quantise_weight(values, axis, half_scales=half_scales, least=least, clip=self._clip)
-                stored = self.constant(numbers, name)
-                zero = self.constant(np.zeros(scales.shape, np.int8), zeros)
+            codes, scales = self.codes(tensor, axis, half_scales=half_scales, factor=factor, least=least)
+            keep = self._fp8 if self._precision == "fp8" else self.constant
+            stored = keep(codes, f"{tensor}.{self._precision}")
+            zero = keep(np.zeros(scales.shape, codes.dtype), f"{tensor}.zero_point")
             inputs = [stored, self.constant(scales, f"{tensor}.scale"), zero]
             self._weights[key] = (self._make("DequantizeLinear", inputs, f"{tensor}.dequantized", axis=axis), scales)
         return self._weights[key]
+
+    def codes(
+        self, tensor: str, axis: int, *, half_scales: bool = False, factor: float = 1.0, least: Floats | None = None
+    ) -> tuple[NDArray[Any], Floats]:
+        """What :meth:`weight` stores: int8, or the bits of FP8 as uint8, and the scales, float32 [channels]."""
+        values = self.values(tensor)
+        values = values * np.float32(factor) if factor != 1.0 else values
+        if self._precision == "fp8":
+            return quantise_weight_fp8(values, axis, half_scales=half_scales)
+        return quantise_weight(values, axis, half_scales=half_scales, least=least, clip=self._clip)
 
     def bias(self, tensor: str, values: Floats, scales: Floats) -> str:
         """An int32 constant and its DequantizeLinear in place of a float bias.

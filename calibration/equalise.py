@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.parallel import over_cores
 from calibration.regions import Reader, Region, regions
 from calibration.rewrite import Rewrite
 from engines.errors import TableError
@@ -101,7 +102,9 @@ def equalise(model: onnx.ModelProto, factors: Mapping[str, Sequence[float]]) -> 
     return rewrite.finish()
 
 
-def find_factors(model: onnx.ModelProto, maxima: Mapping[str, NDArray[Any]]) -> dict[str, tuple[float, ...]]:
+def find_factors(
+    model: onnx.ModelProto, maxima: Mapping[str, NDArray[Any]], arrays: Mapping[str, NDArray[Any]] | None = None
+) -> dict[str, tuple[float, ...]]:
     """Factors for the tensors that need them: see the top of this module for what decides.
 
     A channel's factor is ``a^α / w^(1-α)`` over that of the median channel, to the nearest power of two, where ``w``
@@ -113,21 +116,23 @@ def find_factors(model: onnx.ModelProto, maxima: Mapping[str, NDArray[Any]]) -> 
         model: the FP32 graph.
         maxima: by the name of a group, max|x| of each channel, where it was measured; what isn't
             in :func:`equalisable` is ignored.
+        arrays: weights that are at hand already, by name: the graph's own would be copied.
 
     Returns:
         Factors by group for :func:`equalise`; empty for an ordinary network.
     """
-    rewrite = Rewrite(model)
-    result = {}
-    for name, region in regions(model).items():
+    rewrite = Rewrite(model, arrays)
+
+    def factors(item: tuple[str, Region]) -> tuple[str, Doubles | None]:
+        name, region = item
         values = maxima.get(name)
         if values is None or np.size(values) % region.channels:
-            continue
+            return name, None
         peaks = np.asarray(values, np.float64).reshape(region.channels, -1).max(axis=1)  # flattened, or not
-        found = _factors(peaks, region, rewrite)
-        if found is not None:
-            result[name] = tuple(map(float, found))
-    return result
+        return name, _factors(peaks, region, rewrite)
+
+    found = over_cores(factors, regions(model).items())
+    return {name: tuple(map(float, values)) for name, values in found if values is not None}
 
 
 def _factors(peaks: Doubles, region: Region, rewrite: Rewrite) -> Doubles | None:

@@ -1,6 +1,6 @@
-"""Quantised weights as float constants in a file: what a graph needs to be placed again and again at little cost."""
+"""Quantised weights as float constants beside the graphs: a graph is placed again and again, a weight made once."""
 
-from pathlib import Path
+import mmap
 from typing import Any
 
 import numpy as np
@@ -8,86 +8,82 @@ from numpy.typing import NDArray
 
 from calibration.e4m3 import decode
 from calibration.editor import Editor
-from calibration.weights import Floats
+from calibration.light import stub
+from calibration.parallel import over_cores
+from calibration.weights import Floats, parts
 from export.onnxlib import onnx
-from export.structure import skeleton, tensor_bytes
+from export.structure import skeleton, tensor_bytes, unique
 
-_PAGE = 4096
+_LARGE = 4096
+"""Bytes: a smaller constant stays in the graphs."""
 
 
 class WeightStore:
-    """Large constants in one file that ONNX Runtime and numpy map; graphs refer to them by stubs.
+    """Large constants, a copy of each that all sessions share: graphs have stubs of them (:mod:`calibration.light`).
 
-    A weight comes into the file when the first graph that needs it is written: most graphs need only quantised ones.
+    A weight becomes an array when the first graph that needs it is run: most graphs need only quantised ones.
 
-    Args:
-        path: the file, which is created. Graphs that refer to it belong into its folder.
+    Attributes:
+        arrays: the constants so far, by name.
+        folded: by weight and by how it was quantised the name of what it is dequantised to, and its scales.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._end = 0
+    def __init__(self) -> None:
         self._waiting: dict[str, onnx.TensorProto] = {}
-        self._written: dict[str, onnx.TensorProto] = {}
-        self.folded: dict[tuple[Any, ...], tuple[onnx.TensorProto, Floats]] = {}
-        path.touch()
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.folded: dict[tuple[Any, ...], tuple[str, Floats]] = {}
 
     def take(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """A copy of ``model`` with stubs for its large constants of two and more dimensions.
+        """A copy of ``model`` with stubs for its large float32 constants of two and more dimensions.
 
         Vectors, such as biases, and what is small stay inside. ``model`` is held, and must not be changed, until all
-        of its constants are in the file.
+        of its constants are arrays.
         """
         light = skeleton(model)
         for tensor in model.graph.initializer:
-            if len(tensor.dims) < 2 or tensor_bytes(tensor) <= _PAGE:
+            if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2 or tensor_bytes(tensor) <= _LARGE:
                 light.graph.initializer.add().CopyFrom(tensor)
             else:
                 self._waiting[tensor.name] = tensor
-                light.graph.initializer.append(_stub(tensor))
+                light.graph.initializer.append(stub(tensor.name, np.dtype(np.float32), tensor.dims))
         return light
 
     def values(self, name: str) -> NDArray[Any]:
         """The values of a constant that a stub stands for."""
         if name in self._waiting:
-            tensor = self._waiting[name]
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            return np.frombuffer(_bytes(tensor), dtype).reshape(tuple(tensor.dims))
-        stub = self._written[name]
-        place = {item.key: item.value for item in stub.external_data}
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(stub.data_type)
-        return np.memmap(self._path, dtype, "r", int(place["offset"]), tuple(stub.dims))
+            return np.asarray(onnx.numpy_helper.to_array(self._waiting[name]))
+        return self.arrays[name]
 
-    def complete(self, model: onnx.ModelProto) -> None:
-        """See that every constant that ``model`` has a stub for is in the file, and let the stubs say where."""
-        for tensor in model.graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL and not tensor.external_data:
-                if tensor.name in self._waiting:
-                    self._written[tensor.name] = self._put(tensor, [_bytes(self._waiting.pop(tensor.name))])
-                tensor.CopyFrom(self._written[tensor.name])
+    def weights(self, model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+        """The arrays that ``model`` has stubs of."""
+        external = onnx.TensorProto.EXTERNAL
+        names = [tensor.name for tensor in model.graph.initializer if tensor.data_location == external]
+        for name in names:
+            if name in self._waiting:
+                self.arrays[name] = self.values(name)
+                del self._waiting[name]
+        return {name: self.arrays[name] for name in names}
 
-    def fold(self, name: str, stored: onnx.TensorProto, scales: Floats, axis: int) -> onnx.TensorProto:
-        """Put what DequantizeLinear makes of symmetric 8-bit values into the file: ``float32(stored) * scale``."""
-        tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=stored.dims)
-        fp8 = stored.data_type == onnx.TensorProto.FLOAT8E4M3FN
-        codes = np.frombuffer(stored.raw_data, np.uint8 if fp8 else np.int8).reshape(tuple(stored.dims))
-        shape = [-1 if index == axis else 1 for index in range(codes.ndim)]
-        steps = np.broadcast_to(scales.reshape(shape), codes.shape)
-        parts = zip(codes, steps, strict=True)
-        return self._put(tensor, ((decode(a) if fp8 else a.astype(np.float32)) * b for a, b in parts))
+    def fold(self, name: str, codes: NDArray[Any], scales: Floats, axis: int) -> None:
+        """Keep what DequantizeLinear makes of symmetric 8-bit values: ``float32(codes) * scale``, in float32.
 
-    def _put(self, tensor: onnx.TensorProto, parts: Any) -> onnx.TensorProto:
-        stub = _stub(tensor)
-        with self._path.open("ab") as file:
-            file.write(bytes(-self._end % _PAGE))  # whole pages, so that they can be mapped
-            start = file.tell()
-            for part in parts:
-                file.write(part)
-            self._end = file.tell()
-        place = {"location": self._path.name, "offset": str(start), "length": str(self._end - start)}
-        for key, value in place.items():
-            stub.external_data.add(key=key, value=value)
-        return stub
+        Args:
+            name: of the constant.
+            codes: int8, or the bits of FP8 as uint8.
+            scales: float32 [channels].
+            axis: the dimension of the channels.
+        """
+        # Mapped small pages: numpy asks for huge ones, which are slower to come by than what was freed just before.
+        memory = mmap.mmap(-1, max(1, codes.size * np.dtype(np.float32).itemsize))
+        self.arrays[name] = folded = np.frombuffer(memory, np.float32, codes.size).reshape(codes.shape)
+        source, result = np.moveaxis(codes, axis, 0), np.moveaxis(folded, axis, 0)
+        shape = [-1] + [1] * (codes.ndim - 1)
+
+        def dequantise(part: slice) -> None:
+            numbers = decode(source[part]) if codes.dtype == np.uint8 else source[part]
+            np.multiply(numbers, scales[part].reshape(shape), out=result[part], dtype=np.float32)
+
+        over_cores(dequantise, parts(len(source), codes.size))
 
 
 class FoldingEditor(Editor):
@@ -119,21 +115,11 @@ class FoldingEditor(Editor):
         key = (tensor, axis, *sorted((k, v) for k, v in options.items() if k != "least"))
         key = (*key, None if least is None else least.tobytes())
         if key not in self._store.folded:
-            output, scales = super().weight(tensor, axis, **options)
-            index = next(index for index, node in enumerate(self._added) if node.output[0] == output)
-            stored, _, _ = (self._new.pop(name) for name in self._added.pop(index).input)
-            self._store.folded[key] = self._store.fold(output, stored, scales, axis), scales
-        stub, scales = self._store.folded[key]
-        self._new[stub.name] = stub
-        self._taken.add(stub.name)
-        return stub.name, scales
-
-
-def _stub(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """A constant without its values."""
-    location = onnx.TensorProto.EXTERNAL
-    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=location)
-
-
-def _bytes(tensor: onnx.TensorProto) -> bytes:
-    return tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
+            codes, scales = self.codes(tensor, axis, **options)
+            name = unique(f"{tensor}.dequantized", self._taken | set(self._store.arrays))
+            self._store.fold(name, codes, scales, axis)
+            self._store.folded[key] = name, scales
+        name, scales = self._store.folded[key]
+        self._new[name] = stub(name, scales.dtype, self.shape(tensor))
+        self._taken.add(name)
+        return name, scales

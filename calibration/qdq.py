@@ -4,8 +4,11 @@ FP8 is placed for TensorRT only. ONNX Runtime's CPU has no FP8 kernels: it runs 
 which is slow and exact, so that the accuracy of an FP8 engine is measured on any machine.
 """
 
-from collections.abc import Callable, Collection
-from typing import Literal
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from calibration.editor import Editor
 from calibration.equalise import equalise
@@ -42,6 +45,8 @@ def quantise(
     keep: Collection[str] = (),
     *,
     remainder: Literal["fp16", "fp32"] | None = None,
+    weights: str | None = None,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
 ) -> onnx.ModelProto:
     """Place Q/DQ for ``target``, of the precision that the table is for, and give the rest of the graph its type.
 
@@ -55,6 +60,8 @@ def quantise(
         target: "tensorrt" (for TensorRT for RTX too) or "onnxruntime".
         keep: names of nodes that stay unquantised, beside those that the table keeps.
         remainder: "fp16" or "fp32": the type of what isn't quantised; the target's best unless given.
+        weights: the digest of the model's weights, where it is known.
+        arrays: weights that are at hand already, by name: the graph's own would be copied.
 
     Returns:
         A new graph that carries the master's metadata, and what it was made from.
@@ -76,10 +83,10 @@ def quantise(
     if unknown := sorted(keep - {label(node) for node in model.graph.node}):
         raise InputError(f"no node is called '{unknown[0]}'", "`toolkit inspect` lists the graph's nodes")
     refuse_typed(model)
-    weights = weights_digest(model)
+    weights = weights or weights_digest(model)
     metadata = read_metadata(model)
     check_table(table, weights, metadata.preprocess.digest() if metadata else None)
-    editor = place(model, table, target, keep)
+    editor = place(model, table, target, keep, functools.partial(_editor, model, arrays or {}))
     if not editor.has_weights:
         raise GraphError(
             f"the graph has no convolution or matrix product to quantise to {table.precision}",
@@ -119,6 +126,13 @@ def place(
     editor = make_editor(model, weight_clip=table.weight_clip, precision=table.precision)
     PLACEMENTS[target](editor, Ranges(model), table, keep)
     return editor
+
+
+def _editor(
+    master: onnx.ModelProto, arrays: Mapping[str, NDArray[Any]], model: onnx.ModelProto, **options: Any
+) -> Editor:
+    """An editor of ``model``, which has the master's weights only where nothing of them was changed for the table."""
+    return Editor(model, arrays=arrays if model is master else None, **options)
 
 
 def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:

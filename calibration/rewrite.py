@@ -1,7 +1,7 @@
 """Gives a graph other constants, and copies only those that stay."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,20 @@ class Rewrite:
 
     Args:
         model: the graph that it starts from, which isn't changed.
+        arrays: values of its constants that are at hand already, by name: the graph's own would be copied.
 
     Attributes:
         constants: the tensors whose values the source graph gives.
         nodes: the new graph's nodes by :func:`export.structure.label`.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
         self._source = model
         self._model = skeleton(model)
         self.constants = constants(model.graph)
         self._uses = uses(model.graph)
         self._taken = names(model.graph)
+        self._known = arrays or {}
         self._new: dict[str, NDArray[Any]] = {}
         self.nodes: dict[str, onnx.NodeProto] = {label(node): node for node in self._model.graph.node}
 
@@ -37,8 +39,9 @@ class Rewrite:
 
     def values(self, tensor: str) -> NDArray[Any]:
         """The values of a constant, as last set; not to be written to."""
-        if tensor in self._new:
-            return self._new[tensor]
+        for found in (self._new, self._known):
+            if tensor in found:
+                return found[tensor]
         return np.asarray(onnx.numpy_helper.to_array(self.constants[tensor]))
 
     def set(self, tensor: str, values: NDArray[Any]) -> None:

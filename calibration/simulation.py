@@ -2,13 +2,10 @@
 
 What TensorRT would compute is computed by ONNX Runtime in float32: every 8-bit value is rounded as in the graph
 that ships, since that graph's own placement makes this one. Two things make a question cheap. Weights are quantised
-once, and put as float constants into a file that sessions map, so that the graph of a question is a few kilobytes.
+once, and kept as float arrays that sessions share, so that the graph of a question is a few kilobytes.
 The scales of activations are inputs with default values, so that other ranges need no other session.
 """
 
-import shutil
-import tempfile
-import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -43,7 +40,7 @@ Scales = dict[str, NDArray[np.float32]]
 class Simulation:
     """The graph that ``quantise(model, table, "tensorrt", remainder="fp32")`` makes, to be asked variations of.
 
-    It keeps the weights that were needed, plain and quantised, in a temporary folder until it is closed or forgotten.
+    It keeps the weights that were needed, plain and quantised, until it is closed or forgotten.
 
     Args:
         model: the FP32 master graph, or its path; it isn't changed, and must not be while this lives.
@@ -78,10 +75,7 @@ class Simulation:
         self._inputs = inputs(model)
         if len(self._inputs) != 1:
             raise GraphError(f"the graph has {len(self._inputs)} inputs, not one", "export the model again")
-        folder = Path(tempfile.mkdtemp(prefix="simulate-"))
-        self._close = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._graph_file = folder / "graph.onnx"
-        self._store = WeightStore(folder / "weights.bin")
+        self._store = WeightStore()
         self._model = self._store.take(equalise(model, table.equalisation))
         del model
         self.table = table
@@ -155,9 +149,9 @@ class Simulation:
         return str(self._nodes[layer].op_type)
 
     def close(self) -> None:
-        """Free the sessions and the files; nothing can be asked any more."""
+        """Free the sessions and the weights; nothing can be asked any more."""
         self._sessions.clear()
-        self._close()
+        self._store = WeightStore()
 
     def __enter__(self) -> "Simulation":
         return self
@@ -191,9 +185,7 @@ class Simulation:
         model = self._place(keep, self.table)
         for name in dict.fromkeys(node.input[1] for node in _quantizers(model)):
             model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
-        self._store.complete(model)
-        self._graph_file.write_bytes(model.SerializeToString())
-        session = AsWritten(self._graph_file, _FEATURE, self._threads)
+        session = AsWritten(model, _FEATURE, self._threads, self._store.weights(model))
         self._sessions[keep] = session
         return session
 

@@ -1,8 +1,8 @@
 """A graph with the tensors to be measured as its outputs, and what a batch tells at once about their channels."""
 
-import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.histogram import not_finite
+from calibration.light import lighten
 from calibration.ranges import Ranges, refuse_typed
 from calibration.rename import names_of
 from engines.errors import GraphError, InputError
@@ -17,7 +18,7 @@ from engines.optional import require
 from engines.sessions.onnxruntime import OnnxRuntimeSession
 from engines.tensors import check_feeds
 from export.digests import constant_digests
-from export.graph import inputs, load_graph, read_metadata, save_graph, weight_bytes, weights_digest
+from export.graph import inputs, load_graph, map_weights, read_metadata, weights_digest
 from export.onnxlib import onnx
 from export.structure import remove_unused
 
@@ -25,18 +26,19 @@ from export.structure import remove_unused
 class TappedGraph:
     """A graph loaded into ONNX Runtime with the tensors to be measured as its outputs.
 
-    It goes through a temporary file: loaded by path, ONNX Runtime holds the weights once, from memory twice.
+    Its weights are arrays that ONNX Runtime takes where they lie: nothing is written, and nothing parsed again. While
+    ONNX Runtime brings them into its own order, which one thread does, the others digest them.
     Between runs its threads leave the processor to those that count.
 
     Args:
-        graph: the FP32 master graph. Given by its path, its weights are in memory once; a loaded one is held by
-            the caller too.
+        graph: the FP32 master graph; a loaded one is held by the caller too.
         model: what the file ``graph`` holds, where the caller has it in memory anyway; it isn't changed.
         threads: of ONNX Runtime; all cores unless given.
         device: "cpu"; "cuda" or "cuda:1", which fails unless every node runs there; "auto" takes CUDA where the
             installed ONNX Runtime really loads its CUDA provider, else the CPU. ``info`` says which it was.
 
     Attributes:
+        arrays: the graph's large weights by name; none once it is closed.
         inputs: the graph's only input.
         groups: the tensors to be measured, by name.
         weights: the digest of the graph's weights.
@@ -60,10 +62,12 @@ class TappedGraph:
         device: str = "cpu",
     ) -> None:
         require("onnxruntime", "Calibrating", "onnxruntime")
-        owned = isinstance(graph, Path | str) and model is None
         name = f"'{graph}'" if isinstance(graph, Path | str) else "the graph"
         if model is None:
             model = load_graph(graph) if isinstance(graph, Path | str) else graph
+        mapped = map_weights(graph, model) if isinstance(graph, Path | str) else {}
+        model, self.arrays = lighten(model, mapped)
+        del graph  # its weights make room for those that ONNX Runtime holds in another order
         self.inputs = inputs(model)
         if len(self.inputs) != 1:
             raise GraphError(
@@ -74,27 +78,33 @@ class TappedGraph:
         if not self.groups:
             raise GraphError(f"{name} has no convolution or matrix product to calibrate", "give a classifier's graph")
         self.metadata = read_metadata(model)
-        digests = constant_digests(model)
-        self.weights = weights_digest(model, digests)
-        self.names = names_of(model, digests)
         taps = dict.fromkeys(group.tap for group in self.groups.values())
         self._taps = [tap for tap in taps if tap != self.inputs[0].name]
         self._answer = model.graph.output[0].name
-        outputs = list(dict.fromkeys([*self._taps, self._answer]))
-        with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
+        tapped = _with_outputs(model, list(dict.fromkeys([*self._taps, self._answer])))
+        with (
+            tempfile.TemporaryDirectory(prefix="calibrate-") as folder,
+            ThreadPoolExecutor(1, "digesting") as pool,
+        ):
+            found = pool.submit(constant_digests, model, self.arrays)
             path = Path(folder) / "tapped.onnx"
-            if isinstance(graph, Path | str) and Path(graph).stat().st_size > weight_bytes(model):
-                _copy_with_outputs(Path(graph), path, model, outputs)
-            else:
-                model = model if owned else _copy(model)
-                _give(model, outputs)
-                save_graph(model, path)
-            del model, graph  # before ONNX Runtime loads the weights again
+            path.write_bytes(tapped.SerializeToString())
+            weights = {
+                item.name: self.arrays[item.name] for item in tapped.graph.initializer if item.name in self.arrays
+            }
             try:
-                self._session = OnnxRuntimeSession(path, device=device, threads=threads, spin=False)
+                self._session = OnnxRuntimeSession(path, device=device, threads=threads, spin=False, weights=weights)
             except GraphError as error:
                 raise GraphError(error.cause.replace(f"'{path}'", name), "check it with `toolkit verify`") from error
+            digests = found.result()
+        self.weights = weights_digest(model, digests)
+        self.names = names_of(model, digests)
         self.info = self._session.info
+
+    def close(self) -> None:
+        """Free the weights; it runs no more."""
+        self._session.close()
+        self.arrays = {}
 
     def answers(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """What the graph makes of one batch: its first output.
@@ -150,28 +160,11 @@ def channel_maxima(graph: TappedGraph, batch: NDArray[Any], groups: Iterable[str
     return result
 
 
-def _copy_with_outputs(source: Path, target: Path, model: onnx.ModelProto, outputs: Sequence[str]) -> None:
-    """Copy a file with all its weights inside, and give the copy more outputs.
-
-    Protobuf messages that follow each other are one message, with the lists of the second behind those of the first:
-    a few bytes at the end do what writing all weights anew would take a second for.
-    """
-    known = {value.name for value in model.graph.output}
-    added = onnx.ModelProto()
-    added.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in known)
-    shutil.copyfile(source, target)
-    with target.open("ab") as file:
-        file.write(added.SerializeToString())
-
-
-def _give(model: onnx.ModelProto, outputs: Sequence[str]) -> None:
-    """Replace the outputs of ``model``, and drop what the new ones don't need."""
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    remove_unused(model.graph)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+def _with_outputs(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
+    """A copy with these outputs in place of its own, and without what they don't need."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    remove_unused(copy.graph)
     return copy

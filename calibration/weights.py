@@ -22,6 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.parallel import over_cores
 from engines.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -66,10 +67,13 @@ def quantise_weight(
     stored = np.empty(values.shape, np.int8)
     source, result = np.moveaxis(values, axis, 0), np.moveaxis(stored, axis, 0)
     shape = [-1] + [1] * (values.ndim - 1)
-    for part in _parts(len(scales), values.size):
+
+    def store(part: slice) -> None:
         scaled = source[part] / scales[part].reshape(shape)
         np.rint(scaled, out=scaled)
         result[part] = np.clip(scaled, -LEVELS, LEVELS, out=scaled)
+
+    over_cores(store, parts(len(scales), values.size))
     return stored, scales
 
 
@@ -101,12 +105,11 @@ def scales_for(
     """
     if clip not in {"max", "mse"}:
         raise InputError(f"no way to clip weights is called '{clip}'", "use 'max' or 'mse'")
-    others = tuple(index for index in range(values.ndim) if index != axis)
-    peaks = np.maximum(values.max(axis=others), -values.min(axis=others)).astype(np.float32)
+    peaks = _peaks(values, axis)
     scales = _settle(peaks / np.float32(levels), least, half_scales=half_scales)
     if clip == "mse":
         source = np.moveaxis(values, axis, 0)
-        for part in _parts(len(scales), values.size):
+        for part in parts(len(scales), values.size):
             rows = source[part].reshape(len(scales[part]), -1)
             # In float64: in float32 the squares of large or tiny weights would not be finite, or be 0.
             energy = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
@@ -118,6 +121,18 @@ def scales_for(
                     rows[found - part.start], peaks[found], scales[found], floors, levels, half_scales=half_scales
                 )
     return scales
+
+
+def _peaks(values: Floats, axis: int) -> Floats:
+    """The largest magnitude of each channel, float32 [channels]."""
+    source = np.moveaxis(values, axis, 0)
+    others = tuple(range(1, values.ndim))
+
+    def largest(part: slice) -> Floats:
+        found: Floats = np.maximum(source[part].max(axis=others), -source[part].min(axis=others)).astype(np.float32)
+        return found
+
+    return np.concatenate(over_cores(largest, parts(len(source), values.size)))
 
 
 def half_up(values: Floats) -> Floats:
@@ -137,7 +152,7 @@ def _settle(scales: Floats, least: Floats | None, *, half_scales: bool) -> Float
     return half_up(scales) if half_scales else scales
 
 
-def _parts(channels: int, size: int) -> Iterator[slice]:
+def parts(channels: int, size: int) -> Iterator[slice]:
     """Slices of the channels, of about :data:`_CHUNK` weights each."""
     step = max(1, _CHUNK * channels // max(size, 1))
     return (slice(start, min(start + step, channels)) for start in range(0, channels, step))

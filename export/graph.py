@@ -8,6 +8,9 @@ import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engines.errors import GraphError
 from engines.files import atomic_file, unreadable
 from engines.metadata import ModelMetadata
@@ -29,6 +32,8 @@ from export.properties import (
     write_derived,
     write_metadata,
 )
+from export.raw_places import Places, raw_places
+from export.stand_ins import with_stand_ins
 from export.structure import (
     all_tensors,
     attribute,
@@ -62,6 +67,7 @@ __all__ = [
     "inputs",
     "layer_types",
     "load_graph",
+    "map_weights",
     "module_of",
     "outputs",
     "peek_metadata",
@@ -119,7 +125,7 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
         model.ParseFromString(data)
     except Exception as error:  # protobuf implementations raise different classes
         raise GraphError(f"'{path}' is damaged, or not an ONNX file: {error}", "export the model again") from error
-    size = len(data)
+    size, places = len(data), raw_places(data)
     del data
     if not model.ir_version or not model.opset_import or not model.HasField("graph"):
         raise GraphError(f"'{path}' is not an ONNX model, or was cut short", "export the model again")
@@ -132,7 +138,8 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     _load_external(model, path)
     version = _version(path)
     if version not in _CHECKED:
-        check_graph(model, f"'{path}'", path if size < INLINE_LIMIT else None)
+        by_path = external and size < INLINE_LIMIT
+        check_graph(model, f"'{path}'", path if by_path else None, places=None if external else places)
         _CHECKED[version] = external
     return model
 
@@ -164,13 +171,16 @@ def check_opset(model: onnx.ModelProto, name: str) -> int:
     return int(found)
 
 
-def check_graph(model: onnx.ModelProto, name: str = "the graph", path: Path | None = None) -> None:
+def check_graph(
+    model: onnx.ModelProto, name: str = "the graph", path: Path | None = None, *, places: Places | None = None
+) -> None:
     """Check a graph's validity, types and shapes.
 
     Args:
         model: the graph.
         name: how errors call it.
-        path: a file with the same graph, which is checked without another copy in memory.
+        path: a file with the same graph, which is checked without another copy in memory, and with its references.
+        places: what :func:`export.raw_places.raw_places` says of its file: then its weights aren't copied either.
 
     Raises:
         GraphError: it isn't valid; the reason is onnx's.
@@ -178,6 +188,8 @@ def check_graph(model: onnx.ModelProto, name: str = "the graph", path: Path | No
     try:
         if path is not None:
             onnx.checker.check_model(str(path), full_check=False)
+        elif places is not None:
+            onnx.checker.check_model(with_stand_ins(model, places), full_check=False)
         elif weight_bytes(model) < INLINE_LIMIT:
             onnx.checker.check_model(model, full_check=False)
         onnx.shape_inference.infer_shapes(light_copy(model), check_type=True, strict_mode=True)
@@ -295,6 +307,33 @@ def external_files(path: Path) -> frozenset[str]:
 def _references(model: onnx.ModelProto) -> frozenset[str]:
     tensors = all_tensors(model.graph)
     return frozenset(item.value for tensor in tensors for item in tensor.external_data if item.key == "location")
+
+
+def map_weights(path: Path | str, model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """The float32 constants of a graph as arrays of the file that it was loaded from: the system's memory, no copies.
+
+    Args:
+        path: the file.
+        model: what :func:`load_graph` has made of it.
+
+    Returns:
+        Read-only arrays by name, of what lies in the file itself; they needn't be aligned. None at all where the file
+        isn't the one that was loaded any more, or can't be mapped.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if _version(Path(path)) not in _CHECKED:
+                return {}
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        return {}
+    places, found = raw_places(data), {}
+    for tensor in model.graph.initializer:
+        start, end = places.get(tensor.name, (0, 0))
+        if tensor.data_type == onnx.TensorProto.FLOAT and end - start == tensor_bytes(tensor) > 0:
+            values = np.frombuffer(data, np.dtype("<f4"), (end - start) // 4, start)
+            found[tensor.name] = values.reshape(tuple(tensor.dims))
+    return found
 
 
 def _version(path: Path) -> _Version:

@@ -1,8 +1,7 @@
 """Graphs whose large weights lie beside them, as arrays: many graphs and sessions share one copy of each.
 
-In the graph a weight is a stub, an initializer with external data that is nowhere. Whatever runs the graph is given
-the arrays: ONNX Runtime takes them where they lie (:class:`calibration.as_written.AsWritten`), a library that reads
-files gets a file of them (:func:`write_light`).
+They are made by :func:`calibration.light.lighten`. ONNX Runtime takes the arrays where they lie
+(:class:`calibration.as_written.AsWritten`), a library that reads files gets a file of them (:func:`write_light`).
 """
 
 from collections.abc import Mapping
@@ -16,47 +15,11 @@ from numpy.typing import NDArray
 from calibration.foreign_scales import Constants
 from engines.files import atomic_file
 from export.onnxlib import onnx
-from export.structure import LIGHT, consumers, skeleton, tensor_bytes
 
 Arrays = Mapping[str, NDArray[Any]]
 
 _PAGE = 4096
 """Weights in files are aligned to pages, so that readers may map them."""
-
-_FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16})
-_STORED = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})
-
-
-def lighten(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
-    """A copy of a graph with stubs, and the arrays by name.
-
-    Only weights whose values say nothing of the graph's structure are taken out: floats, and 8-bit integers that are
-    dequantised.
-    """
-    users = consumers(model.graph)
-    result, arrays = skeleton(model), dict[str, NDArray[Any]]()
-    for tensor in model.graph.initializer:
-        readers = {node.op_type for node in users.get(tensor.name, [])}
-        plain = tensor.data_type in _FLOATS or (tensor.data_type in _STORED and readers == {"DequantizeLinear"})
-        if plain and tensor_bytes(tensor) > LIGHT:
-            arrays[tensor.name] = onnx.numpy_helper.to_array(tensor)
-            result.graph.initializer.append(stub(tensor.name, arrays[tensor.name]))
-        else:
-            result.graph.initializer.add().CopyFrom(tensor)
-    return result, arrays
-
-
-def stub(name: str, values: NDArray[Any]) -> onnx.TensorProto:
-    """The initializer that stands for an array."""
-    tensor = onnx.TensorProto(
-        name=name,
-        data_type=onnx.helper.np_dtype_to_tensor_dtype(values.dtype),
-        data_location=onnx.TensorProto.EXTERNAL,
-    )
-    tensor.dims.extend(values.shape)
-    for key, value in {"location": "memory", "offset": "0", "length": str(values.nbytes)}.items():
-        tensor.external_data.add(key=key, value=value)
-    return tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.bisection.light import LightConstants, lighten
+from calibration.bisection.light import LightConstants
 from calibration.foreign_scales import float_weight
+from calibration.light import lighten
 from calibration.likeness import FOLDED, Likeness, is_transparent, likeness
 from calibration.ranges import PRODUCTS, WEIGHTED
 from engines.errors import GraphError
@@ -29,7 +30,7 @@ class Side:
         name: what errors call it.
 
     Attributes:
-        model: a copy with stubs in place of large weights (:mod:`calibration.bisection.light`).
+        model: a copy with stubs in place of large weights (:mod:`calibration.light`).
         arrays: those weights.
         name: as given.
         made_by: the node that makes each tensor.

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration.bisection.light import stub
 from calibration.bisection.sides import Side
+from calibration.light import stub
 from export.onnxlib import onnx
 from export.structure import LIGHT, attribute, initializers, names, skeleton, unique
 
@@ -40,7 +40,7 @@ class Canvas:
 
     Attributes:
         model, graph: what is made.
-        arrays: its large weights (:mod:`calibration.bisection.light`).
+        arrays: its large weights (:mod:`calibration.light`).
     """
 
     def __init__(self, side: Side) -> None:
@@ -57,7 +57,7 @@ class Canvas:
         array = np.asarray(values)
         if array.nbytes > LIGHT and array.dtype in (np.float32, np.float16):
             self.arrays[name] = np.ascontiguousarray(array)
-            self.graph.initializer.append(stub(name, array))
+            self.graph.initializer.append(stub(name, array.dtype, array.shape))
         else:
             self.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
         return name

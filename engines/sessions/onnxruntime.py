@@ -48,6 +48,7 @@ class OnnxRuntimeSession(OwnedSession):
         threads: CPU threads; None for one a physical core.
         spin: whether its threads wait for the next run at full speed, for some 20 ms, which makes short runs in a row
             faster. False frees the cores at once, for a caller that computes between runs.
+        weights: arrays in place of the graph's external data; on the CPU they are read where they lie.
 
     Attributes:
         stream_problem: why a session on CUDA runs on the library's own stream, where copies don't overlap with
@@ -61,7 +62,13 @@ class OnnxRuntimeSession(OwnedSession):
     """
 
     def __init__(
-        self, path: Path | str, *, device: str = "auto", threads: int | None = None, spin: bool = True
+        self,
+        path: Path | str,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        spin: bool = True,
+        weights: "Mapping[str, Array] | None" = None,
     ) -> None:
         path = _check_file(Path(path))
         if threads is not None and threads < 1:
@@ -76,7 +83,8 @@ class OnnxRuntimeSession(OwnedSession):
                 "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one that you want",
             )
         self._runtime = runtime
-        opened = _open(runtime, path, device, threads, {} if spin else _NO_SPIN)
+        self._weights = weights or {}  # the library's session refers to them
+        opened = _open(runtime, path, device, threads, {} if spin else _NO_SPIN, self._weights)
         self._session: Any = opened.session
         self._streams, self.stream_problem = opened.streams, opened.problem
         self._binding: DeviceBinding | None = None
@@ -146,6 +154,7 @@ class OnnxRuntimeSession(OwnedSession):
         if self._pipeline is not None:
             self._pipeline.close()
         self._pipeline = self._binding = self._session = None
+        self._weights = {}
         if self._streams is not None:
             # The library's session lives on our stream, so it goes first.
             self._streams.close()
@@ -160,9 +169,16 @@ def _check_file(path: Path) -> Path:
     return path
 
 
-def _open(runtime: Any, path: Path, device: str, threads: int | None, config: "Mapping[str, str]") -> Opened:
+def _open(
+    runtime: Any,
+    path: Path,
+    device: str,
+    threads: int | None,
+    config: "Mapping[str, str]",
+    weights: "Mapping[str, Array]",
+) -> Opened:
     def create(providers: list[Any], entries: "Mapping[str, str]") -> Any:
-        return _create(runtime, path, threads, providers, entries)
+        return _create(runtime, path, threads, providers, entries, weights)
 
     if device.startswith("cuda"):
         return open_cuda(runtime, create, path, device_index(device), config, lambda session: _specs(session, path))
@@ -175,7 +191,14 @@ def _open(runtime: Any, path: Path, device: str, threads: int | None, config: "M
         raise graph_error(path, runtime.__version__, error) from error
 
 
-def _create(runtime: Any, path: Path, threads: int | None, providers: list[Any], config: "Mapping[str, str]") -> Any:
+def _create(
+    runtime: Any,
+    path: Path,
+    threads: int | None,
+    providers: list[Any],
+    config: "Mapping[str, str]",
+    weights: "Mapping[str, Array]",
+) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions too, and warnings are about its own optimisations
     if threads is not None:
@@ -184,6 +207,9 @@ def _create(runtime: Any, path: Path, threads: int | None, providers: list[Any],
     fp8 = holds_fp8(path)
     for key, value in {**config, **(CONFIG if fp8 else {})}.items():
         options.add_session_config_entry(key, value)
+    if weights:
+        values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), values)
     disabled = [*UNFAITHFUL, *(DISABLED if fp8 else ())]
     return runtime.InferenceSession(
         str(path), options, providers=providers, enable_fallback=0, disabled_optimizers=disabled

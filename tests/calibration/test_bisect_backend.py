@@ -13,11 +13,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from calibration.bisection.bisect import bisect
-from calibration.bisection.light import LightGraph, lighten, write_light
+from calibration.bisection.light import LightGraph, write_light
 from calibration.bisection.marking import unfused
 from calibration.bisection.record import Bisection
 from calibration.bisection.sides import Side, pair
 from calibration.bisection.source import Backend
+from calibration.light import lighten
 from engines.errors import GraphError, RunError
 from engines.sessions import open_session
 from tests.calibration.graphs import UNSEEN, graph_of, he_weights, run

@@ -2,6 +2,7 @@
 
 import gc
 import tempfile
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,22 +286,23 @@ def test_a_weight_that_two_layers_share_or_that_a_node_holds_is_quantised_like_a
         assert simulation.layers == ("first", "second", "third")
         close(simulation.run(UNSEEN), real(model, table))
         close(simulation.run(UNSEEN, keep=["second"]), real(model, table, ("second",)))
-        assert simulation._graph_file.with_name("weights.bin").stat().st_size < 4 * weight.nbytes
+        assert sum(values.nbytes for values in simulation._store.arrays.values()) < 4 * weight.nbytes
 
 
-def test_few_sessions_stay_loaded_and_no_files_stay_behind() -> None:
+def test_few_sessions_stay_loaded_and_every_weight_is_quantised_once() -> None:
     model = tiny_graph()
     simulation = Simulation(model, table_of(model))
-    folder = simulation._graph_file.parent
     simulation.run(UNSEEN[:1])
-    quantised = (folder / "weights.bin").stat().st_size
+    quantised = set(simulation._store.arrays)
     simulation.reference(UNSEEN[:1])
-    before = (folder / "weights.bin").stat().st_size
-    assert 0 < quantised < before, "plain weights are written only when a graph needs them"
+    before = set(simulation._store.arrays)
+    assert quantised
+    assert quantised < before, "plain weights become arrays only when a graph needs them"
     for layer in simulation.layers:
         simulation.run(UNSEEN[:1], only=[layer])
     assert len(simulation._sessions) == 2
-    assert (folder / "weights.bin").stat().st_size == before, "a weight was quantised twice"
-    del simulation
+    assert set(simulation._store.arrays) == before, "a weight was quantised twice"
+    arrays = [weakref.ref(values) for values in simulation._store.arrays.values()]
+    simulation.close()
     gc.collect()
-    assert not folder.exists()
+    assert not any(reference() is not None for reference in arrays)

@@ -149,6 +149,28 @@ class TestTensors:
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
+class TestWeightsInMemory:
+    def test_arrays_stand_for_external_data_wherever_they_lie_in_memory(self, tmp_path):
+        whole, light = tiny_graph(), tiny_graph()
+        weights = {}
+        for tensor in light.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
+                memory = np.frombuffer(b"?" + tensor.raw_data, np.uint8)[1:]  # not aligned, as in a mapped graph
+                weights[tensor.name] = memory.view(np.float32).reshape(tuple(tensor.dims))
+                tensor.ClearField("raw_data")
+                tensor.data_location = TensorProto.EXTERNAL
+                tensor.external_data.add(key="location", value="nowhere")
+        assert any(not values.flags.aligned for values in weights.values())
+        feeds = {"input": samples(2)}
+        with (
+            OnnxRuntimeSession(saved(whole, tmp_path / "whole.onnx"), device="cpu") as one,
+            OnnxRuntimeSession(saved(light, tmp_path / "light.onnx"), device="cpu", weights=weights) as other,
+        ):
+            del weights
+            np.testing.assert_array_equal(one.run(feeds)["logits"], other.run(feeds)["logits"])
+        refused(tmp_path / "light.onnx")
+
+
 class TestDevices:
     @pytest.fixture
     def path(self, tmp_path):

@@ -13,11 +13,13 @@ import pytest
 
 from engines.builders.options import BuildOptions
 from engines.errors import AuditError, InputError
+from engines.files import digest_bytes
 from engines.passport import Passport
 from engines.store import open_store
 from export.graph import load_graph, save_graph
 from tests.tiny import METADATA, tiny_graph, tiny_images
 from toolkit.building import make
+from toolkit.building.cached import BuildCache
 from toolkit.building.report import BuildReport
 from toolkit.cli import run
 from toolkit.steps.build import build_engine
@@ -300,3 +302,17 @@ def test_timings_are_kept_where_the_user_names_no_file(tmp_path: Path) -> None:
     assert not damaged.exists()
     with pytest.raises(InputError, match="damaged"):  # the user's own is never removed
         timed(BuildOptions(timing_cache=damaged), kept)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_digest_that_was_begun_is_of_the_file_as_it_is_when_asked_for(enabled: bool, tmp_path: Path) -> None:
+    cache, path = BuildCache("onnxruntime", enabled=enabled), tmp_path / "m.onnx"
+    path.write_bytes(b"first")
+    cache.begin_digest(path)
+    assert cache.digest(path) == digest_bytes(b"first")
+    cache.begin_digest(path)
+    path.write_bytes(b"something else")
+    assert cache.digest(path) == digest_bytes(b"something else")
+    cache.begin_digest(tmp_path / "gone.onnx")
+    with pytest.raises(InputError, match=r"gone\.onnx"):
+        cache.digest(tmp_path / "gone.onnx")

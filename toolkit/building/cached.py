@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from engines.files import atomic_file
 from engines.installed import library_version, this_platform
 from engines.metadata import ModelMetadata
 from engines.store import Entry, Store, open_store, timing_cache
+from engines.store.stamps import stamp_of
 from toolkit.building.choose import typed_path
 from toolkit.building.known_plan import PLAN, KnownPlan, kept_form, read_plan
 from toolkit.building.typed_graph import TypedGraph
@@ -89,12 +91,29 @@ class BuildCache:
         self._gpu = None
         if backend == "tensorrt" and gpus:
             self._gpu = [gpus[0].name, gpus[0].compute_capability, driver or ""]
-        self.digest = self._store.digest
         self.remember = self._store.remember
+        self._begun: dict[Path, tuple[Any, Future[str]]] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
         return tuple(self._store.notes)
+
+    def begin_digest(self, path: Path) -> None:
+        """Digest a file in a thread of its own, for :meth:`digest` to be asked later."""
+        pool = ThreadPoolExecutor(1, "digesting")
+        self._begun[path] = stamp_of(path), pool.submit(self._store.digest, path)
+        pool.shutdown(wait=False)
+
+    def digest(self, path: Path) -> str:
+        """``sha256:<hex>`` of a file, from the cache if it is known there.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        stamp, begun = self._begun.pop(path, (None, None))
+        if begun is not None and stamp is not None and stamp == stamp_of(path):
+            return begun.result()
+        return self._store.digest(path)
 
     def timing(self) -> Path | None:
         """Where TensorRT's timings are kept for a build whose user names no place; None for other libraries."""

@@ -63,6 +63,7 @@ def type_graph(
     Raises:
         ToolkitError: as :func:`toolkit.build_engine` says.
     """
+    job.cache.begin_digest(job.path)  # while modules are loaded and it is parsed, which one thread does
     from export.graph import load_graph
     from toolkit.building.typed import derive, given_graph, is_typed
 
@@ -75,13 +76,20 @@ def type_graph(
         asked.refuse_typed(job.path)
         typed = given_graph(job.path, model, job.precision, job.backend, job.cache.digest)
     else:
-        table = None
+        table = weights = None
         if job.precision in QUANTISED:
             candidates = job.candidates(model)
             prepared = _prepare(job, asked, model, candidates, calibrate)
-            table = prepared.table
+            table, weights = prepared.table, prepared.weights
         typed = derive(
-            job.path, model, job.precision, job.backend, table=table, force=job.force, digest=job.cache.digest
+            job.path,
+            model,
+            job.precision,
+            job.backend,
+            table=table,
+            weights=weights,
+            force=job.force,
+            digest=job.cache.digest,
         )
     notes = [*(prepared.notes if prepared else ()), *_lint(typed, job.backend, allow_float=job.options.allow_partial)]
     if job.precision == "fp8" and prepared and (without := sorted(typed.keep - set(prepared.table.keep))):

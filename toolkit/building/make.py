@@ -81,7 +81,8 @@ def graph_engine(typed: "TypedGraph", options: "BuildOptions", engine: Path, cac
     facts: dict[str, Any] = {"versions": versions(), "inputs": inputs(typed.model), "outputs": outputs(typed.model)}
     said = {name: [spec.to_json() for spec in facts[name]] for name in ("inputs", "outputs")}
     cache.keep_facts(typed, options, {"layers": layers.to_json(), "versions": facts["versions"], **said})
-    return Built(layers, 0.0, facts, partial, digest=cache.digest(engine))
+    digest = typed.sources.get("typed_graph") or cache.digest(engine)  # it was digested as it was written
+    return Built(layers, 0.0, facts, partial, digest=digest)
 
 
 def plan_engine(

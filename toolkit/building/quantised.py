@@ -38,12 +38,14 @@ class Prepared:
         file: where the table lies; with a budget it holds the layers kept for it.
         notes: what the user should know, a line each.
         budget: how the accuracy was held; None where none was asked for.
+        weights: the digest of the master graph's weights, where it was made to measure the table.
     """
 
     table: CalibrationTable
     file: Path
     notes: tuple[str, ...] = ()
     budget: "BudgetReport | None" = None
+    weights: str | None = None
 
 
 def prepare(
@@ -84,18 +86,20 @@ def prepare(
             )
         data = open_dataset(data, progress=progress)
         labelled_data = labelled(data, metadata)
+    weights = None
     if data is None or asked.table is not None:
         found = fit(table_for(path, asked.table, precision), model)
     else:
         found = measure(data)
+        weights = found.weights
     table = with_kept(model, found, asked.keep)
     file = asked.table or table_path(path, precision)
     if labelled_data is None or metadata is None:
-        return Prepared(table, file)
+        return Prepared(table, file, weights=weights)
     table, budget, notes = _hold(path, model, table, labelled_data, metadata, asked, candidates, progress)
     if table.keep != found.keep:
         table.write(file)
-    return Prepared(table, file, notes, budget)
+    return Prepared(table, file, notes, budget, weights)
 
 
 def _hold(

@@ -10,6 +10,7 @@ from engines.files import digest_file
 from export.graph import (
     layer_types,
     load_graph,
+    map_weights,
     read_derived,
     read_metadata,
     save_graph,
@@ -74,6 +75,7 @@ def derive(
     backend: str,
     *,
     table: "CalibrationTable | None" = None,
+    weights: str | None = None,
     force: bool = False,
     digest: Callable[[Path], str] = digest_file,
 ) -> TypedGraph:
@@ -85,6 +87,7 @@ def derive(
         precision: "fp32", "fp16", "bf16", "int8" or "fp8".
         backend: whose Q/DQ placement a quantised graph gets.
         table: the ranges for INT8 or FP8.
+        weights: the digest of the model's weights, where it is known.
         force: replace a file that was made from something else.
         digest: digests files.
 
@@ -94,8 +97,9 @@ def derive(
         GraphError: the graph can't have this precision.
         UnsupportedError: the backend can't.
     """
+    known = weights
     # A table that quantise() takes was made from these very weights.
-    weights = table.weights if table is not None else weights_digest(model)
+    weights = table.weights if table is not None else known or weights_digest(model)
     sources = {"graph": digest(path), "weights": weights}
     metadata = read_metadata(model)
     if metadata is not None:
@@ -117,7 +121,13 @@ def derive(
                 f"the table's ranges were chosen for {table.precision.upper()}, not for {precision.upper()}",
                 f"calibrate for {precision.upper()}, or build with --{table.precision}",
             )
-        typed = quantise(model, table, "onnxruntime" if backend == "onnxruntime" else "tensorrt")
+        typed = quantise(
+            model,
+            table,
+            "onnxruntime" if backend == "onnxruntime" else "tensorrt",
+            weights=known,
+            arrays=map_weights(path, model),
+        )
         sources["table"] = table.digest()
         if table.data:
             sources["data"] = table.data
