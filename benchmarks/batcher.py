@@ -6,8 +6,9 @@ Run it on a quiet machine::
     python benchmarks/batcher.py --graph model.int8.ort.onnx
 
 Four parts. *Load*: 64 threads that ask for one sample after the other, taking turns with a loop of full batches on
-the same session. *Half load*: samples that arrive at random, half as many as the loop managed, and how long each
-waited against the running time of the batch that it was in. *No-op*: small samples a second through a session that
+the same session, which are put together from samples as well. *Half load*: samples that arrive at random, half as
+many as the loop managed, and how long each took against the service time of the batch that it was in. Both with
+float32 input, and with uint8 input as servers have it. *No-op*: small samples a second through a session that
 computes nothing, on one core. *Idle*: what a single request takes longer than the session itself. The record goes to
 ``benchmarks/results/batcher.json``.
 """
@@ -22,9 +23,11 @@ import sys
 import tempfile
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from engines.sessions.fake import FakeSession  # noqa: E402
 from toolkit import Batcher  # noqa: E402
+from toolkit.runtime.batching.ride import Ride  # noqa: E402
 
 RESULTS = FOLDER / "results"
 CALLERS = 64
@@ -97,39 +101,85 @@ def no_op(seconds: float) -> dict[str, float]:
 
 
 def idle(count: int) -> dict[str, Any]:
-    """Seconds of single requests to an idle batcher, and of the session alone; they take turns."""
+    """Seconds of single requests to an idle batcher, of the session alone, and of bare hops; they take turns.
+
+    A request with a timeout goes by way of the session's own thread, as those of asyncio do; one without is run by
+    its caller. What the hop from one thread to another and back costs, depends on the machine: ``thread_hop`` is two
+    locks and a thread, ``asyncio_hop`` a lock, a thread and ``call_soon_threadsafe``, and nothing else.
+    """
     sample, alone = np.zeros(SMALL, np.float32), NoOp(SMALL)
-    times: dict[str, list[float]] = {"session": [], "thread": [], "asyncio": []}
+    kinds = ("session", "thread", "thread_with_timeout", "thread_hop", "asyncio", "asyncio_hop")
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+
+    def timed(kind: str, function: Callable[[], object]) -> None:
+        began = time.perf_counter()
+        function()
+        times[kind].append(time.perf_counter() - began)
+
+    there, back = threading.Lock(), threading.Lock()
+    over, reply = threading.Event(), back.release
+
+    def other() -> None:
+        while there.acquire() and not over.is_set():
+            reply()
+
+    def there_and_back() -> None:
+        there.release()
+        back.acquire()
 
     async def main() -> None:
+        nonlocal reply
+        loop = asyncio.get_running_loop()
         for _ in range(count):
             began = time.perf_counter()
             await batcher.infer(sample)
-            times["asyncio"].append(time.perf_counter() - began)
+            between = time.perf_counter()
+            waiter = loop.create_future()
+            reply = partial(loop.call_soon_threadsafe, waiter.set_result, None)
+            there.release()
+            await waiter
+            times["asyncio"].append(between - began)
+            times["asyncio_hop"].append(time.perf_counter() - between)
 
+    there.acquire()
+    back.acquire()
+    thread = threading.Thread(target=other)
+    thread.start()
     with Batcher(NoOp(SMALL)) as batcher:
         for _ in range(count):
-            began = time.perf_counter()
-            alone.run({"input": sample[None]})
-            between = time.perf_counter()
-            batcher.run(sample)
-            times["session"].append(between - began)
-            times["thread"].append(time.perf_counter() - between)
+            timed("session", lambda: alone.run({"input": sample[None]}))
+            timed("thread", lambda: batcher.run(sample))
+            timed("thread_with_timeout", lambda: batcher.run(sample, timeout=60))
+            timed("thread_hop", there_and_back)
         asyncio.run(main())
+    over.set()
+    there.release()
+    thread.join()
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         "median_seconds": medians,
         "p99_seconds": {name: float(np.quantile(values, 0.99)) for name, values in times.items()},
-        "overhead_seconds": {name: medians[name] - medians["session"] for name in ("thread", "asyncio")},
+        "overhead_seconds": {
+            name: medians[name] - medians["session"] for name in ("thread", "thread_with_timeout", "asyncio")
+        },
     }
 
 
-def bare_loop(session: Any, data: Any, batch: int, seconds: float) -> float:
-    """Samples a second of full batches that lie ready, all of the data in turn."""
-    name, done, began = session.inputs[0].name, 0, time.perf_counter()
+def bare_loop(session: Any, data: Any, batch: int, seconds: float, *, copied: bool) -> float:
+    """Samples a second of full batches, all of the data in turn.
+
+    Args:
+        copied: each batch is put together from its samples first, as whoever gets them one by one must do.
+    """
+    name, done = session.inputs[0].name, 0
     batches = [data[at : at + batch] for at in range(0, len(data) - batch + 1, batch)]
+    buffer = np.empty_like(batches[0])
+    began = time.perf_counter()
     while (passed := time.perf_counter() - began) < seconds:
-        session.run({name: batches[done // batch % len(batches)]})
+        fed = batches[done // batch % len(batches)]
+        if copied:
+            fed = np.stack(list(fed), out=buffer)
+        session.run({name: fed})
         done += batch
     return done / passed
 
@@ -160,53 +210,88 @@ def callers(batcher: Batcher, data: Any, seconds: float) -> float:
     return rate
 
 
-def half_load(session: Any, batcher: Batcher, data: Any, rate: float, seconds: float) -> dict[str, Any]:
-    """Samples arrive at random at half of ``rate``: their times, and as multiples of their batch's running time."""
-    plain, runs = session._run, []
+def half_load(batcher: Batcher, data: Any, rate: float, seconds: float) -> dict[str, Any]:
+    """Samples arrive at random at half of ``rate``: their times, and as multiples of their batch's service time.
 
-    def timed(feeds: Any, batch: int) -> Any:
-        began = time.perf_counter()
-        result = plain(feeds, batch)
-        runs.append((time.perf_counter(), began))
-        return result
-
-    session._run = timed
+    A batch is in service from when it is formed until it is through: staged, then run. ``ideal`` is what the very
+    same arrivals would have got from a batcher that costs nothing, on a session that takes, for a batch of any size,
+    the median of what this one took: the wait for the batch before, and the own one.
+    """
     rng, done = np.random.default_rng(0), []
-    due = began = time.perf_counter()
+    due = began = time.monotonic()
     while due < began + seconds:
         due += rng.exponential(2 / rate)
-        time.sleep(max(0.0, due - time.perf_counter()))
-        arrived = time.perf_counter()
+        time.sleep(max(0.0, due - time.monotonic()))
         answer = batcher.submit(data[len(done) % len(data)])
-        answer.add_done_callback(lambda _, arrived=arrived: done.append((arrived, time.perf_counter())))
+        answer.add_done_callback(lambda answer: done.append((answer, time.monotonic())))
     answer.result()
     batcher.run(data[0])
-    del session._run
-    ends = [end for end, _ in runs]
-    ratios = []
-    for arrived, answered in done:
-        # The run that ended last before the answer was this sample's.
-        end, start = runs[bisect_left(ends, answered) - 1]
-        ratios.append((answered - arrived) / (end - start))
-    latencies = [answered - arrived for arrived, answered in done]
+    rides = [(answer, ride, at) for answer, at in done if (ride := answer.ride) is not None]
+    latencies = [at - answer.arrived for answer, _, at in rides]
+    service, running = ({ride: ride.ended - start(ride) for _, ride, _ in rides} for start in (_began, _staged))
+    every = {
+        "seconds": latencies,
+        "of_service": [value / service[ride] for value, (_, ride, _) in zip(latencies, rides, strict=True)],
+        "of_running": [value / running[ride] for value, (_, ride, _) in zip(latencies, rides, strict=True)],
+        "ideal_of_service": ideal(sorted(answer.arrived for answer, _, _ in rides), service, batcher.max_batch),
+    }
+    by_size: dict[int, list[float]] = {}
+    for ride, took in service.items():
+        by_size.setdefault(ride.size, []).append(took)
     return {
         "samples": len(done),
         "rate": rate / 2,
-        "p50_seconds": float(np.quantile(latencies, 0.5)),
-        "p99_seconds": float(np.quantile(latencies, 0.99)),
-        "p50_of_service": float(np.quantile(ratios, 0.5)),
-        "p99_of_service": float(np.quantile(ratios, 0.99)),
+        "batches": {size: {"count": len(took), "service_seconds": took} for size, took in sorted(by_size.items())},
+        # The hundredths, from the least to the largest: the 50th and the 99th are what is asked about.
+        "quantiles": {name: np.quantile(values, np.linspace(0, 1, 101)).tolist() for name, values in every.items()},
+        **{
+            f"p{part}_{name}": float(np.quantile(values, part / 100))
+            for name, values in every.items()
+            for part in (50, 99)
+        },
     }
 
 
-def alexnet_int8(folder: Path) -> Path:
-    """An INT8 AlexNet with random weights for ONNX Runtime: speed doesn't depend on their values."""
-    from benchmarks.int8_onnxruntime import make_graph, make_ours
+def _began(ride: Ride) -> float:
+    return ride.began
 
-    master, typed = folder / "model.onnx", folder / "model.int8.onnx"
+
+def _staged(ride: Ride) -> float:
+    return ride.staged
+
+
+def ideal(arrivals: list[float], service: dict[Ride, float], max_batch: int) -> list[float]:
+    """Times of requests as multiples of their batch's, with a batcher that costs nothing."""
+    sizes, took = np.array([[ride.size, seconds] for ride, seconds in service.items()]).T
+    known = np.unique(sizes)
+    medians = [np.median(took[sizes == size]) for size in known]
+    now, at, multiples = 0.0, 0, []
+    while at < len(arrivals):
+        now = max(now, arrivals[at])
+        size = min(bisect_right(arrivals, now) - at, max_batch)
+        seconds = float(np.interp(size, known, medians))
+        now += seconds
+        multiples += [(now - arrived) / seconds for arrived in arrivals[at : at + size]]
+        at += size
+    return multiples
+
+
+def alexnets_int8(folder: Path) -> dict[str, Path]:
+    """INT8 AlexNets with random weights for ONNX Runtime: speed doesn't depend on their values."""
+    from benchmarks.int8_onnxruntime import make_graph, make_ours
+    from export.graph import load_graph, peek_metadata, save_graph
+    from export.passes.uint8_input import take_uint8_input
+    from export.properties import write_metadata
+
+    master, floats, pixels = (folder / name for name in ("model.onnx", "model.int8.onnx", "model.int8.uint8.onnx"))
     make_graph(master)
-    make_ours(master, typed, 32)
-    return typed
+    make_ours(master, floats, 32)
+    model, metadata = load_graph(floats), peek_metadata(floats)
+    assert metadata is not None
+    take_uint8_input(model.graph, metadata.preprocess)
+    write_metadata(model, replace(metadata, uint8_input=True))
+    save_graph(model, pixels)
+    return {"float32": floats, "uint8": pixels}
 
 
 def with_a_model(path: Path, batch: int, rounds: int, seconds: float) -> dict[str, Any]:
@@ -216,19 +301,30 @@ def with_a_model(path: Path, batch: int, rounds: int, seconds: float) -> dict[st
     with open_session(path, device="cpu") as session:
         spec = session.inputs[0]
         rng = np.random.default_rng(0)
-        data = rng.standard_normal((max(batch, CALLERS), *spec.shape[1:]), np.float32).astype(spec.dtype)
-        rates: dict[str, list[float]] = {"bare_loop": [], "batcher": []}
+        shape = (max(batch, CALLERS), *spec.shape[1:])
+        pixels = rng.integers(0, 256, shape, np.uint8)
+        data = pixels if spec.dtype == "uint8" else rng.standard_normal(shape, np.float32).astype(spec.dtype)
+        rates: dict[str, list[float]] = {"bare_loop": [], "batcher": [], "bare_loop_without_copies": []}
         with Batcher(session, max_batch=batch) as batcher:
-            bare_loop(session, data, batch, seconds / 4)
+            bare_loop(session, data, batch, seconds / 4, copied=True)
             callers(batcher, data, seconds / 4)
             for _ in range(rounds):
-                rates["bare_loop"].append(bare_loop(session, data, batch, seconds))
+                rates["bare_loop"].append(bare_loop(session, data, batch, seconds, copied=True))
                 rates["batcher"].append(callers(batcher, data, seconds))
-            ratios = [one / other for one, other in zip(rates["batcher"], rates["bare_loop"], strict=True)]
-            half = half_load(session, batcher, data, statistics.median(rates["bare_loop"]), 2 * seconds)
+                rates["bare_loop_without_copies"].append(bare_loop(session, data, batch, seconds, copied=False))
+            half = half_load(batcher, data, statistics.median(rates["bare_loop"]), 2 * seconds)
             stats = batcher.stats().to_json()
+    ratios = {
+        name: [one / other for one, other in zip(rates["batcher"], rates[name], strict=True)]
+        for name in ("bare_loop", "bare_loop_without_copies")
+    }
     return {
-        "load": {"samples_per_second": rates, "ratios": ratios, "ratio": statistics.median(ratios)},
+        "load": {
+            "samples_per_second": rates,
+            "ratios": ratios,
+            "ratio": statistics.median(ratios["bare_loop"]),
+            "ratio_without_copies": statistics.median(ratios["bare_loop_without_copies"]),
+        },
         "half_load": half,
         "stats": stats,
     }
@@ -247,30 +343,38 @@ def main() -> None:
     options = parser.parse_args()
     moved, single = no_op(min(options.seconds, 2.0)), idle(2000)
     with tempfile.TemporaryDirectory() as folder:
-        graph = options.graph or alexnet_int8(Path(folder))
-        model = with_a_model(graph, options.batch, options.rounds, options.seconds)
+        graphs = {"graph": options.graph} if options.graph else alexnets_int8(Path(folder))
+        models = {
+            name: with_a_model(path, options.batch, options.rounds, options.seconds) for name, path in graphs.items()
+        }
     record = {
         "schema": "onnx-tensorrt-toolkit/batcher-benchmark",
-        "version": 1,
+        "version": 2,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", "benchmarks/batcher.py", *sys.argv[1:]]),
         "machine": describe().to_json(),
         "settings": {
-            "graph": graph.name, "batch": options.batch, "callers": CALLERS, "rounds": options.rounds,
-            "seconds": options.seconds,
+            "graphs": {name: path.name for name, path in graphs.items()}, "batch": options.batch,
+            "callers": CALLERS, "rounds": options.rounds, "seconds": options.seconds,
         },
         "no_op_samples_per_second": moved,
         "idle": single,
-        **model,
+        "models": models,
     }  # fmt: skip
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.output, json.dumps(record, indent=2, allow_nan=False) + "\n")
     for name, rate in moved.items():
         print(f"no-op, {name:14} {rate:10,.0f} samples/s on one core")
     for name, overhead in single["overhead_seconds"].items():
-        print(f"idle, {name:15} {1e6 * overhead:10.0f} us more than the session alone")
-    print(f"{CALLERS} callers          {model['load']['ratio']:10.3f} of a bare loop of batches of {options.batch}")
-    print(f"half load, p99      {model['half_load']['p99_of_service']:10.2f} times the running time of its batch")
+        print(f"idle, {name:20} {1e6 * overhead:10.0f} us more than the session alone")
+    for name in ("thread_hop", "asyncio_hop"):
+        print(f"idle, bare {name:15} {1e6 * single['median_seconds'][name]:10.0f} us")
+    for name, model in models.items():
+        load, half = model["load"], model["half_load"]
+        print(f"{name}: {CALLERS} callers {load['ratio']:.3f} of a bare loop of batches of {options.batch}")
+        print(f"{name}: ... {load['ratio_without_copies']:.3f} of one whose batches lie ready")
+        print(f"{name}: half load, p99 {half['p99_of_service']:.2f} times the service time of its batch")
+        print(f"{name}: ... {half['p99_ideal_of_service']:.2f} with a batcher that costs nothing")
     print(f"record: {options.output.name}")
 
 

@@ -29,6 +29,9 @@ class OwnedSession(abc.ABC):
     overlap.
     """
 
+    any_thread = True
+    """Whether runs in one thread after the other are as good as all in one."""
+
     _pipeline: Pipeline | None = None
 
     def __init__(
@@ -123,7 +126,8 @@ class OwnedSession(abc.ABC):
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
         """Have the session for the block's time; raises RunError when another thread has it, or it is closed."""
-        if not self._owner.acquire(blocking=False):
+        owner = self._owner
+        if not owner.acquire(blocking=False):
             raise RunError(
                 f"this {self._info.backend} session is already running in another thread",
                 "give each thread a session of its own",
@@ -132,7 +136,15 @@ class OwnedSession(abc.ABC):
             self.check_open()
             yield
         finally:
-            self._owner.release()
+            owner.release()
+
+    def reclaim(self) -> None:
+        """Free it of a thread that an interrupt took out of a run; for who knows that nobody runs it.
+
+        An interrupt may come between having the lock and the block that gives it back, so there is another from now
+        on; should the first be given back after all, that is of no effect.
+        """
+        self._owner = threading.Lock()
 
     @contextlib.contextmanager
     def guarded(self, batch: int) -> Iterator[None]:

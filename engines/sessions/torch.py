@@ -32,6 +32,9 @@ class TorchSession(OwnedSession):
         InputError: the device's name or the number of threads makes no sense.
     """
 
+    # Every thread that runs PyTorch gets worker threads of its own there.
+    any_thread = False
+
     def __init__(
         self,
         module: "torch.nn.Module",

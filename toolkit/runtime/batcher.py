@@ -3,7 +3,7 @@
 import math
 import weakref
 from collections.abc import Iterable, Mapping
-from threading import Thread, current_thread
+from threading import Thread, current_thread, get_ident
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -123,16 +123,8 @@ class Batcher:
             DeadlineExceeded: the timeout isn't positive.
             RunError: the batcher is closed, or no session is left.
         """
-        queue = self._queue
-        try:
-            arrays, count, single = self._layout.accept(request, self.max_batch)
-        except InputError:
-            queue.invalid()
-            raise
-        if timeout is not None and not timeout > 0:
-            raise DeadlineExceeded(f"a timeout of {timeout} s is over before it begins", "give more than 0 seconds")
-        answer = Answer(queue, arrays, count, single, priority, timeout)
-        queue.put(answer)
+        answer = self._ask(request, timeout, priority)
+        self._queue.put(answer)
         return answer
 
     async def infer(self, request: Request, *, timeout: float | None = None, priority: int = 0) -> Result:
@@ -140,8 +132,16 @@ class Batcher:
         return await self.submit(request, timeout=timeout, priority=priority)
 
     def run(self, request: Request, *, timeout: float | None = None, priority: int = 0) -> Result:
-        """Ask and wait in a thread; see :meth:`submit`."""
-        answer = self.submit(request, timeout=timeout, priority=priority)
+        """Ask and wait in a thread; see :meth:`submit`.
+
+        A session on the host that is idle is run right here, which takes less than having its own thread do it; but
+        not for a request with a timeout, whose caller must be told when that is up.
+        """
+        answer = self._ask(request, timeout, priority)
+        if timeout is None:
+            self._queue.put_or_carry(answer)
+        else:
+            self._queue.put(answer)
         try:
             return answer.result()
         except BaseException:
@@ -164,13 +164,25 @@ class Batcher:
         """
         self._queue.close()
         until = None if timeout is None else monotonic() + timeout
-        if current_thread() in self._threads:
-            # A callback of an answer closes it: the thread that called it can't wait for itself, and drains later.
+        if current_thread() in self._threads or any(worker.seat.caller == get_ident() for worker in self._workers):
+            # A callback of an answer closes it, or a signal's handler in a caller that runs a session: the thread
+            # can't wait for itself, and drains later.
             self._end.detach()
             return
         for thread in self._threads:
             thread.join(None if until is None else max(0.0, until - monotonic()))
         self._end()
+
+    def _ask(self, request: Request, timeout: float | None, priority: int) -> Answer:
+        queue = self._queue
+        try:
+            arrays, count, single = self._layout.accept(request, self.max_batch)
+        except InputError:
+            queue.invalid()
+            raise
+        if timeout is not None and not timeout > 0:
+            raise DeadlineExceeded(f"a timeout of {timeout} s is over before it begins", "give more than 0 seconds")
+        return Answer(queue, arrays, count, single, priority, timeout)
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from engines.sessions.onnxruntime import OnnxRuntimeSession
 from tests.toolkit.batching.conftest import batcher_threads
 from tests.toolkit.batching.sessions import PATIENCE, Gated, poisoned, sample, within
 from toolkit import Batcher
-from toolkit.runtime.batching import aside
+from toolkit.runtime.batching import aside, worker
 
 LARGE = (1 << 18,)
 """A sample of 1 MiB, of which four make a batch that is worth a thread."""
@@ -36,7 +37,12 @@ def until(condition):
     raise AssertionError("it never came to that")
 
 
-def test_a_full_batch_is_taken_while_another_runs_and_a_smaller_one_when_it_has_ended():
+@pytest.fixture
+def always_beside(monkeypatch):
+    monkeypatch.setattr(worker, "FEW", 1000)
+
+
+def test_a_full_batch_is_taken_while_another_runs_and_a_smaller_one_when_it_has_ended(always_beside):
     session = large()
     with Batcher(session, max_batch=4, max_delay=0) as batcher:
         answers = [batcher.submit(sample(0, LARGE))]
@@ -51,7 +57,7 @@ def test_a_full_batch_is_taken_while_another_runs_and_a_smaller_one_when_it_has_
     assert session.batches == [1, 4, 2]
 
 
-def test_the_worker_is_told_when_the_session_is_idle():
+def test_the_worker_is_told_when_the_session_is_idle(always_beside):
     session = large()
     with Batcher(session, max_batch=4) as batcher:
         first = batcher.submit(sample(1, LARGE))
@@ -68,7 +74,7 @@ def test_the_worker_is_told_when_the_session_is_idle():
     assert session.batches == [1, 1, 1]
 
 
-def test_failures_are_those_of_one_batch():
+def test_failures_are_those_of_one_batch(always_beside):
     session = large(fails=poisoned(3))
     with Batcher(session, max_batch=4) as batcher:
         answers = [batcher.submit(sample(0, LARGE))]
@@ -81,7 +87,7 @@ def test_failures_are_those_of_one_batch():
             answers[3].result(PATIENCE)
 
 
-def test_one_that_died_is_replaced():
+def test_one_that_died_is_replaced(always_beside):
     fresh = FakeSession(LARGE, 1)
     with Batcher(
         FakeSession(LARGE, 1, fail_on=range(1, 1 << 60)), max_batch=4, restart=lambda dead: fresh
@@ -139,3 +145,23 @@ def test_an_interpreter_ends_with_a_batcher_left_open(shape):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert "logits" in done.stdout
+
+
+def test_a_small_batch_is_run_by_the_worker_itself_and_a_larger_one_beside_it():
+    class Watched(Gated):
+        threads: ClassVar[list[str]] = []
+
+        def _run(self, feeds, batch):
+            self.threads.append(threading.current_thread().name)
+            return super()._run(feeds, batch)
+
+    session = Watched(LARGE, 1)
+    with Batcher(session, max_batch=8) as batcher:
+        answers = [batcher.submit(sample(0, LARGE))]
+        within(session.entered.acquire)
+        answers += [batcher.submit(sample(value, LARGE)) for value in (1, 2, 3)]
+        session.let_all()
+        for value, answer in enumerate(answers):
+            right(session, value, answer)
+    assert session.batches == [1, 3]
+    assert session.threads == ["batcher-0", "batcher-run_0"]

@@ -174,7 +174,7 @@ def test_a_mistake_of_our_own_leaves_nobody_waiting(monkeypatch):
     with Batcher(FakeSession((2,), 1)) as batcher:
         monkeypatch.setattr(Layout, "share", broken)
         with pytest.raises(RunError, match="SystemExit: not even an Exception"):
-            batcher.run(sample(1))
+            batcher.submit(sample(1)).result(PATIENCE)
 
 
 def test_death_while_closing_answers_everyone():

@@ -133,7 +133,7 @@ def test_large_batches_are_copied_by_several_threads(monkeypatch):
     monkeypatch.setattr(staging, "_copy", watched)
     monkeypatch.setattr(staging.os, "cpu_count", lambda: 4)
     with Batcher(session, max_batch=8) as batcher:
-        batcher.run(data[0])
+        batcher.submit(data[0]).result()
         assert copied == {"batcher-0"}
         answers = [batcher.submit(part) for part in (data[:7], data[::-1][:8], data[4], data[5], data[6:8])]
         got = [answer.result()["y"] for answer in answers]
@@ -162,7 +162,7 @@ def test_a_copy_that_fails_is_the_batchs_failure(monkeypatch, bad):
         with monkeypatch.context() as patch:
             patch.setattr(staging, "_copy", failing)
             with pytest.raises(RunError, match="MemoryError: no room"):
-                batcher.run(np.zeros((4, 4), np.float32))
+                batcher.submit(np.zeros((4, 4), np.float32)).result()
         assert batcher.run(np.zeros((4, 4), np.float32))
 
 

@@ -12,6 +12,8 @@ from engines.tensors import Array
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
 
+    from toolkit.runtime.batching.ride import Ride
+
     Listener = tuple[AbstractEventLoop, Future[None]] | Callable[[], object]
 
 WAITING, RUNNING, ANSWERED, FAILED, CANCELLED = range(5)
@@ -46,12 +48,14 @@ class Answer:
         deadline: when it is of no use any more, by ``time.monotonic``; None for never.
         arrived: when it was made, by ``time.monotonic``.
         attempts: batches that failed it.
+        ride: the batch that gave it its result; None as long as it has none.
+        seat: the :class:`toolkit.runtime.batching.seat.Seat` that its caller has; None while a worker sees to it.
         state: see ``WAITING``.
     """
 
     __slots__ = (
         "_listeners", "_outcome", "_queue", "arrays", "arrived", "attempts", "count", "deadline", "priority",
-        "single", "state",
+        "ride", "seat", "single", "state",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +75,8 @@ class Answer:
         self.arrived = now = monotonic()
         self.deadline = None if timeout is None else now + timeout
         self.attempts = 0
+        self.ride: Ride | None = None
+        self.seat: object = None
         self.state = WAITING
         self._listeners: list[Listener] | None = None
         self._outcome: Result | BaseException | None = None

@@ -39,9 +39,14 @@ class AsideSlot:
         self._run = self._runner.submit(self._slot.start)
         self._run.add_done_callback(lambda _: self._told())
 
+    def start_here(self) -> None:
+        """Run it where this is called; for when nothing else is under way, nor expected to be staged meanwhile."""
+        self._run = None
+        self._slot.start()
+
     def done(self) -> bool:
         """Whether ``wait`` would return at once."""
-        return self._run is not None and self._run.done()
+        return self._slot.done() if self._run is None else self._run.done()
 
     def wait(self) -> dict[str, Array]:
         """See :class:`engines.sessions.base.Slot`."""

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from engines.errors import InputError, RunError, ToolkitError
 from engines.sessions.base import Session, Slot
+from engines.sessions.owned import OwnedSession
 from toolkit.runtime.batching.aside import aside, is_large
 from toolkit.runtime.batching.layout import Layout, layout_of
 
@@ -26,8 +27,11 @@ class Keeper:
 
     Attributes:
         fixed: as given, of the session that is at work.
+        device: where that session is: "cpu", "cuda:0".
         beside: whether a slot's ``start`` returns before its batch is through.
+        lendable: whether callers may run the session in threads of their own, one after the other.
         slots: of the session that is at work.
+        own: its first slot as the session gave it, whose ``start`` on the host runs right where it is called.
 
     Raises:
         ToolkitError: what ``Session.slots`` raises.
@@ -46,6 +50,8 @@ class Keeper:
     ) -> None:
         self._layout, self._max_batch, self._count = layout, max_batch, slots
         self._restart, self._told = restart, told
+        # Beside the device, where a batch that a caller runs would keep the next from being staged meanwhile.
+        self.lendable = session.info.device == "cpu" and isinstance(session, OwnedSession) and session.any_thread
         self._owned: Session | None = None
         self._runner: ThreadPoolExecutor | None = None
         self._take(session, fixed)
@@ -64,6 +70,13 @@ class Keeper:
         except Exception:
             return False
         return True
+
+    def reclaim(self) -> None:
+        """Bring its own slot to rest, in which a caller was interrupted."""
+        if isinstance(self._session, OwnedSession):
+            self._session.reclaim()
+        with suppress(Exception):
+            self.own.wait()
 
     def replace(self, cause: ToolkitError) -> None:
         """Put another session in the place of this one, which has died of ``cause``.
@@ -103,7 +116,9 @@ class Keeper:
         on_host, large = session.info.device == "cpu", is_large(session, self._layout, size)
         # One slot is enough where nothing overlaps.
         slots: list[Slot] = list(session.slots(self._count or (1 if on_host and not large else 2), max_batch=size))
+        self.own = slots[0]
         if large:
             self._runner = self._runner or ThreadPoolExecutor(1, "batcher-run")
             slots = aside(slots, self._runner, self._told)
-        self._session, self.fixed, self.beside, self.slots = session, fixed, not on_host or large, slots
+        self._session, self.fixed, self.device = session, fixed, session.info.device
+        self.beside, self.slots = not on_host or large, slots

@@ -27,8 +27,10 @@ class Lanes:
 
     def add(self, answer: Answer) -> None:
         """Put a request behind the others of its priority; raises InputError where that is no whole number."""
-        (self._lanes.get(answer.priority) or self._lane(answer.priority)).append(answer)
+        lane = self._lanes.get(answer.priority) or self._lane(answer.priority)
+        # An interrupt may come after the call, not before: the depth must be right by then.
         self.depth += answer.count
+        lane.append(answer)
 
     def add_first(self, answer: Answer) -> None:
         """Put a request before the others of its priority."""

@@ -68,7 +68,10 @@ class Layout:
             arrays = self._of_inputs(given)
         count: int | None = None
         for at, (array, sample) in enumerate(zip(arrays, self.samples, strict=True)):
-            if not isinstance(array, np.ndarray) or array.dtype.name != sample.dtype.name:
+            # A type's name takes longer to tell than all the rest here.
+            if not isinstance(array, np.ndarray) or (
+                array.dtype is not sample.dtype and array.dtype.name != sample.dtype.name
+            ):
                 found = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
                 raise InputError(f"input {sample.name} is {found}, not {sample.dtype.name}", f"give {sample}")
             several = array.ndim == len(sample.shape) + 1
@@ -129,16 +132,20 @@ class Layout:
 
     def _of_inputs(self, given: Any) -> tuple[Any, ...]:
         names = [sample.name for sample in self.samples]
-        takes = "; ".join(f"{sample.name}: {sample}" for sample in self.samples)
         if not isinstance(given, Mapping):
             if len(names) == 1:
                 return (given,)
-            raise InputError(f"one value for {len(names)} inputs", f"give a mapping of input to array: {takes}")
+            raise InputError(
+                f"one value for {len(names)} inputs", f"give a mapping of input to array: {self._takes()}"
+            )
         if missing := sorted(set(names) - given.keys()):
-            raise InputError(f"no value for input {', '.join(missing)}", f"inputs are {takes}")
+            raise InputError(f"no value for input {', '.join(missing)}", f"inputs are {self._takes()}")
         if unknown := sorted(map(str, given.keys() - set(names))):
-            raise InputError(f"unknown input {', '.join(unknown)}", f"inputs are {takes}")
+            raise InputError(f"unknown input {', '.join(unknown)}", f"inputs are {self._takes()}")
         return tuple(given[name] for name in names)
+
+    def _takes(self) -> str:
+        return "; ".join(f"{sample.name}: {sample}" for sample in self.samples)
 
 
 def layout_of(session: Session) -> tuple[Layout, int | None]:

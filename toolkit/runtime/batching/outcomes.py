@@ -22,6 +22,7 @@ from toolkit.runtime.batching.stats import RequestCounts
 
 if TYPE_CHECKING:
     from toolkit.runtime.batching.answer import Listener
+    from toolkit.runtime.batching.ride import Ride
 
 
 class Outcomes:
@@ -49,14 +50,15 @@ class Outcomes:
         """Samples that wait."""
         return self._lanes.depth
 
-    def answer(self, batch: Sequence[Answer], results: Iterable[Result]) -> None:
-        """Give each request of a batch its result."""
+    def answer(self, batch: Sequence[Answer], results: Iterable[Result], ride: "Ride") -> None:
+        """Give each request of a batch its result, and all of them the ride that they had together."""
         told: list[Listener] = []
         answered = 0
         with self.lock:
             for answer, result in zip(batch, results, strict=True):
                 if answer.state == RUNNING:
                     answered += 1
+                    answer.ride = ride
                     if listeners := answer.settle(ANSWERED, result):
                         told += listeners
             self.counts.answered += answered

@@ -1,16 +1,20 @@
 """The bounded queue between callers and sessions: who is refused, and when a batch is due."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from engines.errors import Overloaded, RunError, ToolkitError
-from toolkit.runtime.batching.answer import RUNNING, WAITING, Answer, tell
+from toolkit.runtime.batching.answer import ANSWERED, RUNNING, WAITING, Answer, Result, tell
 from toolkit.runtime.batching.outcomes import Outcomes
+from toolkit.runtime.batching.seat import Seat
 
 if TYPE_CHECKING:
     from toolkit.runtime.batching.answer import Listener
+    from toolkit.runtime.batching.ride import Ride
 
 CLOSED = ("the batcher is closed", "make another")
 
@@ -28,7 +32,10 @@ class RequestQueue(Outcomes):
     def __init__(self, limit: int, max_batch: int, max_delay: float, workers: int) -> None:
         self.max_batch, self.max_delay = max_batch, max_delay
         super().__init__(limit)
-        self._idle, self._sleepers = threading.Condition(self.lock), 0
+        self._idle: deque[Seat] = deque()
+        # One step for an interrupt, that comes between two: a worker that was taken off the idle ones but not woken
+        # would sleep for ever.
+        self._wakings = map(methodcaller("ring"), iter(self._idle.popleft, None))
         self._company, self._gatherers = threading.Condition(self.lock), 0
         self._workers, self._closed = workers, False
         self._refusal: tuple[str, str] | None = None
@@ -58,20 +65,54 @@ class RequestQueue(Outcomes):
             "try again later, or give the batcher more sessions or a longer queue",
         )
 
-    def take(self, *, wait: bool = True) -> list[Answer]:
+    def put_or_carry(self, answer: Answer) -> None:
+        """Take a request in, for a caller who waits for it; who finds a session idle runs it right here.
+
+        Its answer is there then, or will be: what goes wrong with the session is seen to by the session's worker.
+
+        Raises:
+            ToolkitError: as :meth:`put`.
+        """
+        try:
+            if not self._sit_down(answer):
+                self.put(answer)
+                return
+            seat = answer.seat
+            assert isinstance(seat, Seat) and seat.carry is not None  # noqa: S101, PT018 - it is, having sat down
+            result, ride = seat.carry(answer)
+            self._rise(seat, answer, result, ride)
+        except BaseException as error:
+            seat = answer.seat
+            if not isinstance(seat, Seat):
+                raise
+            seat.left, seat.caller = (answer, error), None
+            answer.seat = None
+            seat.ring()
+            if not isinstance(error, Exception):
+                raise
+
+    def take(self, seat: Seat, *, wait: bool = True) -> list[Answer]:
         """A batch of whatever waits, for a session that is idle.
 
         Args:
-            wait: for a request to come; then the batch is empty only when the queue is closed and drained.
+            seat: its worker's. While that waits here, callers may have it.
+            wait: for a request to come; then the batch is empty only when the queue is closed and drained, or a
+                caller left something behind.
         """
         while True:
             with self.lock:
-                while wait and not self._lanes.depth and not self._closed:
-                    self._sleepers += 1
-                    self._idle.wait()  # who wakes this one takes it off the sleepers
-                if not self._lanes.depth:
+                if seat.left is not None:
                     return []
-                batch, told = self._form()
+                idle = not self._lanes.depth
+                if not idle:
+                    batch, told = self._form()
+                elif wait and not self._closed:
+                    self._idle.append(seat)
+                else:
+                    return []
+            if idle:
+                seat.rest()
+                continue
             tell(told)
             if batch:
                 return batch
@@ -156,8 +197,8 @@ class RequestQueue(Outcomes):
         with self.lock:
             self._closed = True
             self._refusal = self._refusal or CLOSED
-            self._sleepers = 0
-            self._idle.notify_all()
+            while self._idle:
+                next(self._wakings)
             self._company.notify_all()
 
     def retire(self, error: ToolkitError) -> None:
@@ -170,6 +211,41 @@ class RequestQueue(Outcomes):
         if last:
             self.drop(error)
 
+    def _sit_down(self, answer: Answer) -> bool:
+        """Have the session that is next, for a request before which none waits; False where no session is idle."""
+        with self.lock:
+            if (
+                not self._idle
+                or self._lanes.depth
+                or self._refusal is not None
+                or not isinstance(answer.priority, int)
+            ):
+                return False
+            # The one that a worker would run it on, whether callers may or not.
+            seat = self._idle[0]
+            if seat.carry is None:
+                return False
+            caller = threading.get_ident()
+            self.counts.accepted += 1
+            answer.state = RUNNING
+            seat.caller, answer.seat = caller, seat
+            self._idle.popleft()
+        return True
+
+    def _rise(self, seat: Seat, answer: Answer, result: Result, ride: "Ride") -> None:
+        """Answer the request that was carried, and leave its session to those who came meanwhile."""
+        with self.lock:
+            # Nobody else knows of it: no deadline can have passed, and no one is to be told.
+            self.counts.answered += 1
+            answer.ride = ride
+            answer.settle(ANSWERED, result)
+            busy = self._lanes.depth or self._closed
+            seat.caller = answer.seat = None
+            if busy:
+                seat.ring()
+            else:
+                self._idle.append(seat)
+
     def _form(self) -> "tuple[list[Answer], list[Listener]]":
         """The next batch, and who is to be told that a request's time is up."""
         batch, late = self._lanes.form(self.max_batch, monotonic())
@@ -177,8 +253,7 @@ class RequestQueue(Outcomes):
 
     def _ring(self, before: int) -> None:
         """Wake a worker for a request that has come: an idle one, else those who wait for company when it matters."""
-        if self._sleepers:
-            self._sleepers -= 1
-            self._idle.notify()
+        if self._idle:
+            next(self._wakings)
         elif self._gatherers and (not before or self._lanes.depth >= self.max_batch):
             self._company.notify_all()

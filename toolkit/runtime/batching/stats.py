@@ -30,13 +30,18 @@ class Times:
 
 
 class WorkerCounts:
-    """What one worker has done; only its thread writes here."""
+    """What one worker has done; only who runs its session writes here."""
 
     def __init__(self) -> None:
         self.batches: dict[int, int] = {}
         self.waiting, self.staging, self.running = Times(), Times(), Times()
         self.failures = self.retries = self.restarts = 0
         self.alive = True
+
+    def ran(self, size: int, staging: float) -> None:
+        """Count a batch of this many samples, and the seconds that staging it took."""
+        self.batches[size] = self.batches.get(size, 0) + 1
+        self.staging.add(staging)
 
 
 @dataclass

@@ -12,12 +12,19 @@ from toolkit.runtime.batching.aside import AsideSlot
 from toolkit.runtime.batching.keeper import Keeper
 from toolkit.runtime.batching.layout import Layout
 from toolkit.runtime.batching.queue import RequestQueue
+from toolkit.runtime.batching.ride import Ride
+from toolkit.runtime.batching.seat import Seat
 from toolkit.runtime.batching.staging import Stager
 from toolkit.runtime.batching.stats import WorkerCounts
 
 CAUTION = 0.8
 """The part of a batch's expected time for which its worker waits for company for the next one. What is left is for
 times that vary, and for staging: a session shouldn't be idle, nor an answer lie there, while its worker waits."""
+
+FEW = 4
+"""A batch on the host of at most so small a part of a full one is run by the worker itself, and answered at once.
+While it runs, the next won't fill up, so nothing is gained by another thread, whose waking costs part of so short a
+run; and so few callers, who are woken, don't keep the interpreter from staging the next."""
 
 
 @dataclass
@@ -28,12 +35,14 @@ class Run:
         slot: where.
         batch: its requests.
         size: samples that are run, with those that only fill a fixed batch.
-        started: by ``time.monotonic``.
+        began: when it was formed, by ``time.monotonic``.
+        started: when it was staged, likewise.
     """
 
     slot: Slot
     batch: list[Answer]
     size: int
+    began: float
     started: float
 
 
@@ -45,18 +54,24 @@ class Worker:
         layout: of the samples.
         keeper: of the session.
         retries: how often a request whose batch failed is run again.
+
+    Attributes:
+        seat: the right to run the session, which callers may have while it is idle.
+        counts: what was done here.
     """
 
     def __init__(self, queue: RequestQueue, layout: Layout, keeper: Keeper, retries: int) -> None:
         self._queue, self._layout, self._keeper, self._retries = queue, layout, keeper, retries
         self._stager = Stager(layout)
+        self._few = queue.max_batch // FEW
         self._free = list(keeper.slots)
         self._under_way: deque[Run] = deque()
-        self._results: deque[tuple[list[Answer], list[Result]]] = deque()
+        self._results: deque[tuple[list[Answer], list[Result], Ride]] = deque()
         self._at_hand: list[Answer] = []
         self._ended = 0.0
         self._expected: dict[int, float] = {}
         self.counts = WorkerCounts()
+        self.seat = Seat(self._carry if keeper.lendable else None)
 
     def work(self) -> None:
         """Run batches until the queue is closed and drained, or the session has died and isn't replaced."""
@@ -81,7 +96,10 @@ class Worker:
             held = bool(self._results)
             batch: list[Answer] = []
             if not self._under_way:
-                batch = queue.take(wait=not held)
+                batch = queue.take(self.seat, wait=not held)
+                if self.seat.left is not None:
+                    self._take_over(*self.seat.left)
+                    continue
                 if not batch and not held:
                     return
             elif self._free:
@@ -95,6 +113,34 @@ class Worker:
                 continue
             if self._under_way:
                 self._collect()
+
+    def _carry(self, answer: Answer) -> tuple[Result, Ride]:
+        """Run one request, in the thread of its caller, who has the seat; the worker's own state is left alone."""
+        counts, slot, batch = self.counts, self._keeper.own, [answer]
+        size = self._keeper.fixed or answer.count
+        began = monotonic()
+        counts.waiting.add(began - answer.arrived)
+        self._stager.fill(slot.inputs(size), batch)
+        staged = monotonic()
+        slot.start()
+        outputs = slot.wait()
+        ended = monotonic()
+        (result,) = self._layout.share(outputs, batch, size)
+        counts.ran(answer.count, staged - began)
+        counts.running.add(ended - staged)
+        return result, Ride(began, staged, ended, answer.count, self._keeper.device)
+
+    def _take_over(self, answer: Answer, error: BaseException) -> None:
+        """See to what a caller left behind: a session that failed, or one where its caller was interrupted."""
+        self._at_hand = [answer]
+        self.seat.left = None
+        if isinstance(error, Exception):
+            self._failed([answer], error)
+            return
+        # Wherever it was: nothing may write into the memory any more, or be under way.
+        self._stager.close()
+        self._keeper.reclaim()
+        self._queue.retry_or_fail([answer], _wrapped(error), 0)
 
     def _gather(self, held: bool) -> list[Answer]:
         """The next batch for a session that is busy; empty when it is better to see to what is under way."""
@@ -116,20 +162,23 @@ class Worker:
             counts.waiting.add(began - answer.arrived)
         total = sum(answer.count for answer in batch)
         size = self._keeper.fixed or total
+        near = slot if isinstance(slot, AsideSlot) and size <= self._few and not self._under_way else None
         try:
             self._stager.fill(slot.inputs(size), batch)
-            if not self._keeper.beside:
+            if near is not None or not self._keeper.beside:
                 self._answer()
             started = monotonic()
-            slot.start()
+            if near is not None:
+                near.start_here()
+            else:
+                slot.start()
             self._answer()
         except Exception as error:
             self._free.append(slot)
             self._failed(batch, error)
             return
-        counts.staging.add(started - began)
-        counts.batches[total] = counts.batches.get(total, 0) + 1
-        self._under_way.append(Run(slot, batch, size, started))
+        counts.ran(total, started - began)
+        self._under_way.append(Run(slot, batch, size, began, started))
 
     def _collect(self) -> None:
         """Wait for the oldest batch that is under way, and hold its results for :meth:`_answer`."""
@@ -138,14 +187,18 @@ class Worker:
         try:
             late = run.slot.done()
             outputs = run.slot.wait()
-            self._measure(run, monotonic(), late)
+            ended = monotonic()
+            self._measure(run, ended, late)
             results = self._layout.share(outputs, run.batch, run.size)
         except Exception as error:
             self._free.append(run.slot)
             self._failed(run.batch, error)
             return
         self._free.append(run.slot)
-        self._results.append((run.batch, results))
+        total = sum(answer.count for answer in run.batch)
+        self._results.append((run.batch, results, Ride(run.began, run.started, ended, total, self._keeper.device)))
+        if total <= self._few and self._keeper.device == "cpu":
+            self._answer()
 
     def _answer(self) -> None:
         """Give everyone the results that are held."""
