@@ -8,6 +8,7 @@ the network sees. A graph exported with ``--uint8-input`` does the second half i
 
 import io
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | NDArray[np.uint8] | Ima
 
 MAX_PIXELS = 178_956_970
 """The largest picture that is decoded (width times height): Pillow's own limit for a decompression bomb."""
+
+MAX_BYTES = 512 << 20
+"""The largest encoded picture that is read: what :data:`MAX_PIXELS` take in 8-bit RGB without any compression."""
 
 Resize = Literal["stretch", "crop"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -174,8 +178,10 @@ class Preprocess:
 def open_image(image: ImageLike) -> "Image":
     """Open any image as a decoded PIL image, turned upright by its EXIF orientation.
 
+    What is too large is refused by its size and its header, before it is decoded.
+
     Raises:
-        DataError: it is damaged, larger than :data:`MAX_PIXELS`, or no image at all.
+        DataError: it is damaged, larger than :data:`MAX_PIXELS` or :data:`MAX_BYTES`, or no image at all.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
@@ -188,10 +194,21 @@ def open_image(image: ImageLike) -> "Image":
         )
     name = "the image" if isinstance(image, bytes) else f"'{os.fspath(image)}'"
     try:
+        size = len(image) if isinstance(image, bytes) else _file_size(Path(image), name)
+        if size > MAX_BYTES:
+            raise DataError(f"{name} is too large: {size >> 20} MiB", f"give pictures of up to {MAX_BYTES >> 20} MiB")
         with module.open(io.BytesIO(image) if isinstance(image, bytes) else Path(image)) as pil:
             return _decode(pil, name)
     except (OSError, ValueError, SyntaxError, Warning, module.DecompressionBombError) as error:
         raise _damaged(name, error) from error
+
+
+def _file_size(path: Path, name: str) -> int:
+    """In bytes; raises DataError for a pipe, which would be waited for, and for a device, which has no end."""
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+        raise DataError(f"can't read {name} as an image: it is a pipe or a device", "give the path of a file")
+    return facts.st_size
 
 
 def _decode(pil: "Image", name: str) -> "Image":
@@ -226,5 +243,7 @@ def _from_array(array: NDArray[Any]) -> "Image":
 
 
 def _damaged(name: str, error: Exception) -> DataError:
-    reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+    # Pillow would tell of the object that it was given: of bytes, an address in memory.
+    known = {"FileNotFoundError": "no such file", "UnidentifiedImageError": "it is of no format that Pillow knows"}
+    reason = known.get(type(error).__name__) or str(error) or type(error).__name__
     return DataError(f"can't read {name} as an image: {reason}", "replace or remove the file")

@@ -19,6 +19,7 @@ def load(
     trust_pickle: bool = False,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
+    batch_size: int | None = None,
 ) -> Predictor:
     """Load a checkpoint, graph or engine and its preprocessing.
 
@@ -32,6 +33,7 @@ def load(
         preprocess: how images become the input of a file that doesn't say so itself (a plan without its
             passport, a foreign graph); it overrides one that does.
         labels: the names of its classes, likewise; without any they are called by their index.
+        batch_size: images a run; None takes the engine's largest, or 32 where nothing bounds it.
 
     Returns:
         A predictor that owns its session: close it, or use it in a ``with`` statement.
@@ -42,7 +44,7 @@ def load(
     """
     session = open_artifact(path, device=device, backend=backend, threads=threads, trust_pickle=trust_pickle)
     try:
-        return Predictor(session, preprocess=preprocess, labels=labels)
+        return Predictor(session, preprocess=preprocess, labels=labels, batch_size=batch_size)
     except BaseException:
         session.close()
         raise

@@ -6,7 +6,7 @@ from PIL import Image
 from engines.errors import DataError, InputError
 from tests.toolkit.pictures import folder, picture
 from toolkit.data import PreprocessHint, open_dataset
-from toolkit.data.folder import existing_pictures
+from toolkit.data.folder import count_pictures, existing_pictures
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
@@ -157,10 +157,13 @@ def test_the_check_of_the_pictures_tells_how_far_it_is(tmp_path: Path) -> None:
 def test_pictures_for_prediction_come_from_files_and_folders(tmp_path: Path) -> None:
     folder(tmp_path / "pets", count=2)
     lone = tmp_path / "lone.tiff"
-    found = existing_pictures([lone, tmp_path / "pets"])
+    found = list(existing_pictures([lone, tmp_path / "pets"]))
+    assert count_pictures([lone, tmp_path / "pets"]) == len(found)
     assert [str(path.relative_to(tmp_path)) for path in found] == [
         "lone.tiff", "pets/cat/0.png", "pets/cat/1.png", "pets/dog/0.png", "pets/dog/1.png",
     ]  # fmt: skip
     (tmp_path / "void").mkdir()
     with pytest.raises(DataError, match="void' holds no pictures"):
-        existing_pictures([tmp_path / "void"])
+        list(existing_pictures([tmp_path / "void"]))
+    with pytest.raises(DataError, match="void' holds no pictures"):
+        count_pictures([tmp_path / "void"])

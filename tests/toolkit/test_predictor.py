@@ -19,7 +19,7 @@ from tests.tiny import CLASSES, METADATA, PREPROCESS, tiny_graph, tiny_images
 from toolkit.loading import load, open_artifact
 from toolkit.runtime import Predictor
 from toolkit.runtime.decode import decode
-from toolkit.runtime.predictor import softmax
+from toolkit.runtime.prediction import softmax
 
 
 def expected(session: FakeSession, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

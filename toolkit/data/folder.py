@@ -1,7 +1,7 @@
 """Image folders: one folder a class, with or without splits above them."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -63,21 +63,28 @@ def open_folder(root: Path, *, seed: int = 0, progress: Progress = QUIET) -> Dat
     return _dataset(root, names, Split(train_images, train_labels), Split(test_images, order[test_labels]))
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Every picture in ``folder`` and the folders below it, in sorted order.
+def pictures_below(folder: Path) -> Iterator[Path]:
+    """Every picture in ``folder`` and the folders below it: a folder's own in sorted order, then its folders'.
+
+    They are found while they are asked for; what is held at a time is the names in one folder.
 
     Raises:
         DataError: a folder can't be read.
     """
+    for where, names in _walk(folder):
+        for name in sorted(names):
+            yield Path(where, name)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from ``folder`` on in a stable order, with the names of the pictures in it."""
 
     def unreadable(error: OSError) -> None:
         raise DataError(f"can't read '{error.filename}': {error.strerror}", "check its permissions") from error
 
-    found = []
     for where, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(where, name) for name in sorted(files) if _is_picture(name)]
-    return found
+        yield where, [name for name in files if _is_picture(name)]
 
 
 def _dataset(root: Path, names: tuple[str, ...], train: Split, test: Split) -> Dataset:
@@ -114,7 +121,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _is_picture(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+    return not name.startswith(".") and name[name.rfind(".") :].lower() in SUFFIXES
 
 
 def _check(images: Sequence[Path], root: Path, progress: Progress) -> None:
@@ -157,16 +164,36 @@ _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 """What the last bytes of a complete file hold."""
 
 
-def existing_pictures(paths: Iterable[Path]) -> list[Path]:
-    """The given files as they are, and the pictures in and below the given folders.
+def existing_pictures(paths: Iterable[Path]) -> Iterator[Path]:
+    """The given files as they are, and the pictures in and below the given folders, in a stable order.
+
+    They are found while they are asked for, so that any number of them takes the memory of one folder's names.
 
     Raises:
         DataError: a folder holds no pictures or can't be read.
     """
-    found: list[Path] = []
     for path in paths:
-        below = pictures_below(path) if path.is_dir() else [path]
+        if not path.is_dir():
+            yield path
+            continue
+        empty = True
+        for picture in pictures_below(path):
+            empty = False
+            yield picture
+        if empty:
+            raise _no_pictures(path)
+
+
+def count_pictures(paths: Iterable[Path]) -> int:
+    """How many :func:`existing_pictures` finds; the same errors."""
+    count = 0
+    for path in paths:
+        below = sum(len(names) for _, names in _walk(path)) if path.is_dir() else 1
         if not below:
-            raise DataError(f"'{path}' holds no pictures", f"pictures are {', '.join(sorted(SUFFIXES))}")
-        found += below
-    return found
+            raise _no_pictures(path)
+        count += below
+    return count
+
+
+def _no_pictures(folder: Path) -> DataError:
+    return DataError(f"'{folder}' holds no pictures", f"pictures are {', '.join(sorted(SUFFIXES))}")

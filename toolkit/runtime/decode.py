@@ -1,8 +1,14 @@
-"""Images decoded in threads: in order, a bounded number at a time, a damaged one answered as its error."""
+"""Images decoded in threads: in order, a bounded number at a time, a damaged one answered as its error.
+
+JPEGs are decoded at their full size. Decoders can give them at a half or less much faster (Pillow's ``draft``), but
+what they drop there is not what the resizing would have averaged: the pixels would differ from those that the model
+was trained and calibrated on.
+"""
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +17,9 @@ from engines.errors import DataError
 from engines.preprocess import ImageLike, Preprocess
 
 Decoded = NDArray[np.uint8] | DataError
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def decode(
@@ -30,21 +39,38 @@ def decode(
     Raises:
         MissingLibraryError: Pillow is not installed.
     """
+    return in_threads(preprocess.pixels, images, threads=threads, ahead=ahead)
 
-    def one(image: ImageLike) -> Decoded:
+
+def in_threads(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int, ahead: int
+) -> Generator[_Result | DataError, None, None]:
+    """Call a function for items in threads, while the caller works on earlier results.
+
+    Args:
+        function: what is called; a :class:`DataError` that it raises is its result.
+        items: taken one by one as they are needed, in the caller's thread.
+        threads: how many calls at once; 1 calls in the caller's thread.
+        ahead: how many items at most are done or being done and not yet handed out.
+
+    Yields:
+        The results in the order of their items.
+    """
+
+    def one(item: _Item) -> _Result | DataError:
         try:
-            return preprocess.pixels(image)
+            return function(item)
         except DataError as error:
             return error
 
     if threads <= 1:
-        yield from map(one, images)
+        yield from map(one, items)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="toolkit-decode")
-    waiting: deque[Future[Decoded]] = deque()
+    waiting: deque[Future[_Result | DataError]] = deque()
     try:
-        for image in images:
-            waiting.append(pool.submit(one, image))
+        for item in items:
+            waiting.append(pool.submit(one, item))
             if len(waiting) >= max(ahead, threads):
                 yield waiting.popleft().result()
         while waiting:

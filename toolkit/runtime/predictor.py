@@ -1,69 +1,50 @@
 """Images in, labels out: a session with the model's own preprocessing around it."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass
+from itertools import chain, islice
+from threading import Lock
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import DataError, InputError, RunError
+from engines.errors import DataError, InputError
 from engines.metadata import ModelMetadata
 from engines.preprocess import ImageLike, Preprocess
 from engines.sessions.base import Session
-from engines.tensors import TensorSpec
-from toolkit.runtime.decode import decode
+from engines.tensors import Array
+from toolkit.runtime.decode import in_threads
+from toolkit.runtime.head import Head, check_top
+from toolkit.runtime.overlap import overlapped
+from toolkit.runtime.prediction import Candidate, Prediction, likeliest
+
+__all__ = ["Candidate", "Prediction", "Predictor"]
 
 DEFAULT_BATCH = 32
 """The batch for an engine that takes any."""
 
+HOST_DECODERS = 4
+"""Threads that decode for an engine on the CPU, which needs the cores itself."""
 
-@dataclass(frozen=True)
-class Candidate:
-    """One class that a picture may show.
-
-    Attributes:
-        label: the class's name.
-        index: its place among the logits.
-        probability: from 0 to 1, the softmax over all classes.
-    """
-
-    label: str
-    index: int
-    probability: float
+DEVICE_DECODERS = 16
+"""Threads that decode for an engine on a device. More than that wait for the interpreter's lock, not for cores."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a picture shows.
+class _Batch:
+    """Pictures that run together.
 
     Attributes:
-        top: the likeliest classes, the likeliest first; equal ones in the order of their index.
+        errors: for each picture what is wrong with it, or None.
+        feed: the good ones as the engine takes them, or None where there is none.
     """
 
-    top: tuple[Candidate, ...]
-
-    @property
-    def label(self) -> str:
-        """The likeliest class's name."""
-        return self.top[0].label
-
-    @property
-    def index(self) -> int:
-        """The likeliest class's place among the logits."""
-        return self.top[0].index
-
-    @property
-    def probability(self) -> float:
-        """The likeliest class's probability, from 0 to 1."""
-        return self.top[0].probability
-
-    def to_json(self) -> dict[str, Any]:
-        return {"label": self.label, "top": [asdict(candidate) for candidate in self.top]}
+    errors: list[DataError | None]
+    feed: Array | None
 
 
 class Predictor:
@@ -75,7 +56,13 @@ class Predictor:
         preprocess: overrides the metadata's preprocessing; needed where there is none.
         labels: overrides the metadata's labels; without any the classes are called by their index.
         batch_size: images a run; None takes the engine's largest, or 32 where nothing bounds it.
-        threads: how many images are decoded at once; None takes up to four.
+        threads: how many images are decoded at once; None takes up to 4 for an engine on the CPU, up to 16 for one
+            on a device.
+
+    Attributes:
+        session: the engine.
+        head: how pictures become its input and its outputs become predictions; usable from any thread.
+        batch_size: images a run.
 
     Raises:
         InputError: there is no preprocessing, or it doesn't fit the engine's input.
@@ -91,29 +78,54 @@ class Predictor:
         batch_size: int | None = None,
         threads: int | None = None,
     ) -> None:
-        metadata = metadata or session.metadata
-        if preprocess is None and metadata is None:
-            raise InputError(
-                "the engine carries no metadata, so how images become its input is unknown",
-                "put its passport beside it, build it from a graph of `toolkit export`, or give toolkit.load() "
-                "preprocess=Preprocess(...) and labels=[...]",
-            )
         self.session = session
-        self.preprocess = preprocess or cast("ModelMetadata", metadata).preprocess
-        self._input = _image_input(session.inputs, self.preprocess)
-        self._output, classes = _logits_output(session.outputs)
-        self.labels = tuple(labels if labels is not None else metadata.labels if metadata else ())
-        if self.labels and classes is not None and classes != len(self.labels):
-            raise InputError(
-                f"the engine has {classes} classes but there are {len(self.labels)} labels", "give one label a class"
-            )
-        fixed = self._input.shape[0]
+        self.head = Head.of(session.inputs, session.outputs, metadata or session.metadata, preprocess, labels)
+        fixed = self.head.input.shape[0]
         self._fixed = fixed if isinstance(fixed, int) else None
         largest = self._fixed or session.info.max_batch
         self.batch_size = self._fixed or min(batch_size or largest or DEFAULT_BATCH, largest or 1 << 30)
-        if self.batch_size < 1 or (threads is not None and threads < 1):
+        if (
+            self.batch_size < 1
+            or (batch_size is not None and batch_size < 1)
+            or (threads is not None and threads < 1)
+        ):
             raise InputError(f"batch size {batch_size} with {threads} threads", "both must be 1 or more")
-        self._threads = threads or min(4, os.cpu_count() or 1)
+        decoders = HOST_DECODERS if session.info.device == "cpu" else DEVICE_DECODERS
+        self._threads = threads or min(decoders, os.cpu_count() or 1)
+        # Who classifies one more picture in the midst of answers() takes turns with the thread that runs these.
+        self._turn = Lock()
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes the engine's input."""
+        return self.head.preprocess
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names in the order of the logits; empty where they are called by their index."""
+        return self.head.labels
+
+    def prepare(self, image: ImageLike) -> Array:
+        """Make one picture what the engine takes: for an application that runs the session itself, or a batcher.
+
+        It may be called in any thread, and in many.
+
+        Args:
+            image: a path, encoded bytes, a PIL image, or a uint8 array (RGB [H, W, 3], grey [H, W]).
+
+        Returns:
+            One sample without the batch axis: uint8 [height, width, channels], or float32 or float16
+            [channels, height, width].
+
+        Raises:
+            DataError: the picture is damaged, too large or of an unusable type.
+            MissingLibraryError: Pillow is not installed.
+        """
+        return self.head.sample(self.head.pixels(image))
+
+    def read(self, outputs: Mapping[str, Array], top: int = 5) -> list[Prediction]:
+        """What pictures show, from the engine's outputs; see :meth:`toolkit.runtime.head.Head.predictions`."""
+        return self.head.predictions(outputs, top)
 
     def classify(self, images: "ImageLike | Iterable[ImageLike]", top: int = 5) -> list[Prediction]:
         """Classify images.
@@ -132,20 +144,39 @@ class Predictor:
             RunError: the engine failed, or its logits are not finite.
         """
         predictions = []
-        for answer in self.answers(_as_many(images), top):
-            if isinstance(answer, DataError):
-                raise answer
-            predictions.append(answer)
+        with closing(self.answers(_as_many(images), top)) as answers:
+            for answer in answers:
+                if isinstance(answer, DataError):
+                    raise answer
+                predictions.append(answer)
         return predictions
 
-    def answers(self, images: Iterable[ImageLike], top: int = 5) -> Iterator[Prediction | DataError]:
+    def answers(self, images: Iterable[ImageLike], top: int = 5) -> Generator[Prediction | DataError, None, None]:
         """:meth:`classify` for any number of images in bounded memory.
 
-        A damaged picture's answer is the :class:`DataError` that names it; the others go on.
+        Images are decoded in threads and the engine runs in one of its own, so that it always has its next batch;
+        images are taken up to four batches ahead of the answers. A damaged picture's answer is the
+        :class:`DataError` that names it; the others go on.
         """
-        if top < 1:
-            raise InputError(f"top {top}", "ask for 1 or more classes")
+        check_top(top)
         return self._answers(images, top)
+
+    def classify_pixels(self, pixels: NDArray[np.uint8], top: int = 5) -> list[Prediction]:
+        """Classify images that have the model's size already; Pillow is not needed.
+
+        Args:
+            pixels: uint8 [N, height, width, channels].
+            top: how many classes each answer holds.
+
+        Returns:
+            One prediction an image.
+
+        Raises:
+            InputError: the pixels are of another type or shape, or ``top`` is not positive.
+            RunError: the engine failed, or its logits are not finite.
+        """
+        check_top(top)
+        return likeliest(self.logits(pixels), self.labels, top)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         """The raw answers to images that have the model's size already; Pillow is not needed.
@@ -160,13 +191,11 @@ class Predictor:
             InputError: the pixels are of another type or shape.
             RunError: the engine failed, or its logits are not finite.
         """
-        spec = self.preprocess
-        shape = (spec.height, spec.width, spec.channels)
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != shape:
-            raise InputError(
-                f"pixels are {pixels.dtype} {list(pixels.shape)}", f"give uint8 [N, {', '.join(map(str, shape))}]"
-            )
-        parts = [self._run(pixels[at : at + self.batch_size]) for at in range(0, len(pixels), self.batch_size)]
+        self.head.check(pixels)
+        size = self.batch_size
+        parts = [
+            self.head.logits(self._run(self.head.feed(pixels[at : at + size]))) for at in range(0, len(pixels), size)
+        ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.labels)))
 
     def close(self) -> None:
@@ -181,55 +210,42 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _answers(self, images: Iterable[ImageLike], top: int) -> Iterator[Prediction | DataError]:
-        decoded = decode(images, self.preprocess, threads=self._threads, ahead=2 * self.batch_size)
-        with closing(decoded):
-            while batch := list(islice(decoded, self.batch_size)):
-                good = [pixels for pixels in batch if not isinstance(pixels, DataError)]
-                predictions = iter(self._predict(np.stack(good), top) if good else ())
-                for item in batch:
-                    yield item if isinstance(item, DataError) else next(predictions)
+    def _answers(self, images: Iterable[ImageLike], top: int) -> Generator[Prediction | DataError, None, None]:
+        ahead = self.batch_size + 2 * self._threads
+        with closing(in_threads(self.prepare, images, threads=self._threads, ahead=ahead)) as prepared:
+            batches = self._batches(prepared)
+            first = next(batches, None)
+            if first is None or len(first.errors) < self.batch_size:
+                # There is nothing to prepare while this runs.
+                if first is not None:
+                    yield from self._read(first, self._answer(first), top)
+                return
+            with closing(overlapped(self._answer, chain((first,), batches))) as answered:
+                for batch, outputs in answered:
+                    yield from self._read(batch, outputs, top)
 
-    def _predict(self, pixels: NDArray[np.uint8], top: int) -> list[Prediction]:
-        logits = self._run(pixels)
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-        probabilities = softmax(logits)
-        return [
-            Prediction(tuple(Candidate(self._label(i), int(i), float(row[i])) for i in ranked))
-            for ranked, row in zip(order, probabilities, strict=True)
-        ]
+    def _batches(self, prepared: Iterator[Array | DataError]) -> Iterator[_Batch]:
+        while items := list(islice(prepared, self.batch_size)):
+            good = [item for item in items if not isinstance(item, DataError)]
+            errors = [item if isinstance(item, DataError) else None for item in items]
+            yield _Batch(errors, np.stack(good) if good else None)
 
-    def _label(self, index: int) -> str:
-        return self.labels[index] if self.labels else str(index)
+    def _answer(self, batch: _Batch) -> dict[str, Array]:
+        return {} if batch.feed is None else self._run(batch.feed)
 
-    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        count = len(pixels)
+    def _read(self, batch: _Batch, outputs: Mapping[str, Array], top: int) -> Iterator[Prediction | DataError]:
+        predictions = iter(() if batch.feed is None else self.read(outputs, top))
+        for error in batch.errors:
+            yield error or next(predictions)
+
+    def _run(self, feed: Array) -> dict[str, Array]:
+        """The logits for a batch, by the output's name; one smaller than the engine's is filled up with zeros."""
+        count = len(feed)
         if self._fixed and count < self._fixed:
-            pixels = np.concatenate([pixels, np.zeros((self._fixed - count, *pixels.shape[1:]), np.uint8)])
-        spec = self._input
-        feed: NDArray[Any] = pixels if spec.dtype == "uint8" else self.preprocess.normalise(pixels)
-        if spec.dtype == "float16":
-            feed = feed.astype(np.float16)
-        logits = np.asarray(self.session.run({spec.name: feed})[self._output], np.float64)
-        logits = logits.reshape(len(logits), -1)[:count]
-        if self.labels and logits.shape[1] != len(self.labels):
-            raise RunError(
-                f"the engine answers {logits.shape[1]} logits for {len(self.labels)} labels", "give one label a class"
-            )
-        if not np.isfinite(logits).all():
-            bad = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
-            raise RunError(
-                f"the engine's logits are not finite (first in image {bad} of a batch of {count})",
-                "its precision may overflow: try bf16 or fp32, and `toolkit verify`",
-            )
-        return logits
-
-
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities from logits [N, classes], float64; the largest logit is subtracted first, so none overflows."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return result
+            feed = np.concatenate([feed, np.zeros((self._fixed - count, *feed.shape[1:]), feed.dtype)])
+        with self._turn:
+            outputs = self.session.run({self.head.input.name: feed})
+        return {self.head.output: outputs[self.head.output][:count]}
 
 
 def _as_many(images: "ImageLike | Iterable[ImageLike]") -> Iterable[ImageLike]:
@@ -237,43 +253,3 @@ def _as_many(images: "ImageLike | Iterable[ImageLike]") -> Iterable[ImageLike]:
     if single or (isinstance(images, np.ndarray) and images.ndim < 4):
         return [cast("ImageLike", images)]
     return cast("Iterable[ImageLike]", images)
-
-
-def _image_input(inputs: Sequence[TensorSpec], preprocess: Preprocess) -> TensorSpec:
-    """The one input, checked against the preprocessing."""
-    if len(inputs) != 1:
-        raise InputError(
-            f"the engine has {len(inputs)} inputs ({'; '.join(map(str, inputs))})", "a classifier has one: the images"
-        )
-    spec = inputs[0]
-    height, width, channels = preprocess.height, preprocess.width, preprocess.channels
-    sizes = {
-        "uint8": (height, width, channels),
-        "float32": (channels, height, width),
-        "float16": (channels, height, width),
-    }.get(spec.dtype)
-    if sizes is None:
-        raise InputError(f"the engine's input is {spec}", "float32, float16 and uint8 inputs are supported")
-    fits = len(spec.shape) == 4 and all(
-        isinstance(have, str) or have == want for have, want in zip(spec.shape[1:], sizes, strict=True)
-    )
-    if not fits:
-        raise InputError(
-            f"the engine's input is {spec}, but its preprocessing makes [batch, {', '.join(map(str, sizes))}]",
-            "give the preprocessing of this engine",
-        )
-    return spec
-
-
-def _logits_output(outputs: Sequence[TensorSpec]) -> tuple[str, int | None]:
-    """The name of the output that holds the logits, and the number of classes where it is fixed."""
-    found = [spec for spec in outputs if spec.name == "logits"] or [s for s in outputs if len(s.shape) >= 2]
-    if len(found) != 1:
-        raise InputError(
-            f"which output holds the logits is unclear: {'; '.join(map(str, outputs)) or 'there is none'}",
-            "give an engine with one output [batch, classes]",
-        )
-    rest = found[0].shape[1:]
-    if not rest or any(size != 1 for size in rest[1:]):
-        raise InputError(f"the engine's output is {found[0]}", "a classifier answers [batch, classes]")
-    return found[0].name, rest[0] if isinstance(rest[0], int) else None
