@@ -1,0 +1,1 @@
+"""Engines as other servers want them."""
