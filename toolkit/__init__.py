@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from toolkit.steps.calibrate import calibrate as calibrate
     from toolkit.steps.compare import compare as compare
     from toolkit.steps.export import export as export
+    from toolkit.steps.package import package as package
     from toolkit.steps.sensitivity import sensitivity as sensitivity
     from toolkit.steps.train import train as train
     from toolkit.steps.verify import verify as verify
@@ -45,6 +46,7 @@ _PUBLIC = {
     "export": "toolkit.steps.export",
     "load": "toolkit.loading",
     "open_session": "engines.sessions",
+    "package": "toolkit.steps.package",
     "sensitivity": "toolkit.steps.sensitivity",
     "train": "toolkit.steps.train",
     "verify": "toolkit.steps.verify",

@@ -20,9 +20,11 @@ COMMANDS = {
     "build-engine": "Compile a graph into an FP32, FP16, BF16, INT8 or FP8 engine.",
     "inspect": "Show what a checkpoint, graph, table or engine holds.",
     "predict": "Classify pictures.",
+    "serve": "Answer requests over HTTP and gRPC.",
     "bench": "Measure an engine's latency and throughput.",
     "compare": "Compare accuracy and speed of checkpoints, graphs and engines.",
     "cache": "Show or empty the cache of engines and timings.",
+    "package": "Write an engine into a model repository for Triton.",
     "doctor": "Show what this machine can run, and what is missing.",
     "demo": "Run the whole way on the embedded data set.",
 }

@@ -1,0 +1,1 @@
+"""The protocol over gRPC: a server in front of the data plane."""

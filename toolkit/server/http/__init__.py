@@ -1,0 +1,1 @@
+"""The protocol over HTTP: an ASGI application in front of the data plane."""
