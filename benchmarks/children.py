@@ -76,7 +76,7 @@ class _Memory:
         self.peak = 0
 
     def look(self, pid: int) -> None:
-        pids = _tree(pid)
+        pids = tree(pid)
         found = (
             _read(pid, "status", "VmHWM:")
             if len(pids) == 1
@@ -85,13 +85,13 @@ class _Memory:
         self.peak = max(self.peak, found)
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
     """A process and all below it."""
     pids = [pid]
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                pids += _tree(int(child))
+                pids += tree(int(child))
     except (OSError, ValueError):  # it has ended meanwhile
         pass
     return pids
