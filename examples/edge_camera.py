@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 
 import toolkit
-from engines.errors import InputError
 
 PICTURES = {".npy", ".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 PATIENCE = 5.0  # seconds since a damaged file last changed, after which it is reported
@@ -36,7 +35,7 @@ def read(predictor: toolkit.Predictor, path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"can't read '{path}' as an array: {error}", "write it again") from error
+        raise toolkit.InputError(f"can't read '{path}' as an array: {error}", "write it again") from error
     predictor.head.check(array[None])
     return np.array(array)
 
@@ -63,7 +62,7 @@ def watch(predictor: toolkit.Predictor, folder: Path, stop: threading.Event, eve
             for stamp, name in settled[at : at + predictor.batch_size]:
                 try:
                     batch[name] = read(predictor, folder / name)
-                except InputError as error:
+                except toolkit.InputError as error:
                     if time.time() - stamp[0] / 1e9 < PATIENCE:
                         continue
                     print(json.dumps({"file": name, "error": error.cause}), flush=True)

@@ -19,7 +19,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 import toolkit
-from engines.errors import InputError
 
 MAX_BYTES = 16 << 20
 """The largest picture that is taken; put a server with a limit for the whole body in front of this one."""
@@ -60,13 +59,13 @@ async def stats(request: Request) -> dict[str, Any]:
     return request.app.state.batcher.stats().to_json()
 
 
-class TooLargeError(InputError):
+class TooLargeError(toolkit.InputError):
     """A picture is larger than this application takes."""
 
 
 STATUSES = {
     TooLargeError: 413,
-    InputError: 400,
+    toolkit.InputError: 400,
     toolkit.Overloaded: 503,
     toolkit.DeadlineExceeded: 504,
 }

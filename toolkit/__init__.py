@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engines.errors import DeadlineExceeded as DeadlineExceeded
+    from engines.errors import InputError as InputError
     from engines.errors import Overloaded as Overloaded
     from engines.errors import ToolkitError as ToolkitError
     from engines.preprocess import Preprocess as Preprocess
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from toolkit.steps.compare import compare as compare
     from toolkit.steps.export import export as export
     from toolkit.steps.package import package as package
+    from toolkit.steps.predict import predict_to as predict_to
     from toolkit.steps.sensitivity import sensitivity as sensitivity
+    from toolkit.steps.serve import serve as serve
     from toolkit.steps.train import train as train
     from toolkit.steps.verify import verify as verify
 
@@ -35,6 +38,7 @@ __distribution__ = "onnx-tensorrt-toolkit"
 _PUBLIC = {
     "Batcher": "toolkit.runtime.batcher",
     "DeadlineExceeded": "engines.errors",
+    "InputError": "engines.errors",
     "Overloaded": "engines.errors",
     "Predictor": "toolkit.runtime.predictor",
     "Preprocess": "engines.preprocess",
@@ -47,7 +51,9 @@ _PUBLIC = {
     "load": "toolkit.loading",
     "open_session": "engines.sessions",
     "package": "toolkit.steps.package",
+    "predict_to": "toolkit.steps.predict",
     "sensitivity": "toolkit.steps.sensitivity",
+    "serve": "toolkit.steps.serve",
     "train": "toolkit.steps.train",
     "verify": "toolkit.steps.verify",
 }
