@@ -5,11 +5,12 @@ import threading
 import numpy as np
 import pytest
 
-from engines.errors import InputError, Overloaded, RunError
+from engines.errors import DeadlineExceeded, InputError, Overloaded, RunError
 from engines.sessions.fake import FakeSession
 from tests.toolkit.batching.sessions import PATIENCE, Gated, poisoned, sample, small, values, within
 from toolkit import Batcher
 from toolkit.runtime.batching.layout import Layout
+from toolkit.runtime.batching.staging import Stager
 
 FOR_EVER = range(1 << 60)
 
@@ -94,6 +95,27 @@ def test_one_that_died_is_replaced_and_nobody_notices():
     assert (stats.restarts, stats.sessions, stats.failures, stats.retries) == (1, 1, 1, 1)
     with pytest.raises(RunError, match="is closed"):
         fresh.check_open()
+
+
+def test_a_request_that_another_session_runs_already_is_not_failed_with_the_one_that_died():
+    dead, other = FakeSession((2,), 1, fail_on=FOR_EVER), small()
+
+    def restart(_):
+        # The request that it failed is run by the other session, once that is through with its own.
+        within(other.entered.acquire)
+        other.let()
+        within(other.entered.acquire)
+        raise RunError("not now", "wait")
+
+    with Batcher([dead, other], max_batch=1, restart=restart) as batcher:
+        dying = batcher._workers[0]
+        answers = [batcher.submit(sample(value)) for value in (1, 2)]
+        batcher._threads[0].join(PATIENCE)
+        assert not dying.counts.alive
+        other.let()
+        for value, answer in zip((1, 2), answers, strict=True):
+            right(other, value, answer)
+        assert batcher.stats().requests["failed"] == 0
 
 
 def test_a_replacement_may_die_too():
@@ -210,3 +232,25 @@ def test_requests_wait_while_a_session_is_replaced():
         may_come.release()
         assert first.result(PATIENCE)
         assert second.result(PATIENCE)
+
+
+def test_a_request_whose_time_is_up_while_it_is_staged_fails_nobody(monkeypatch):
+    reached, go = threading.Event(), threading.Event()
+    fill = Stager.fill
+
+    def late(self, *arguments):
+        reached.set()
+        assert go.wait(PATIENCE)
+        fill(self, *arguments)
+
+    session = small()
+    session.let_all()
+    with Batcher(session) as batcher:
+        monkeypatch.setattr(Stager, "fill", late)
+        answer = batcher.submit(sample(1), timeout=0.05)
+        assert reached.wait(PATIENCE)
+        with pytest.raises(DeadlineExceeded):
+            answer.result()
+        go.set()
+        batcher.submit(sample(2)).result(PATIENCE)
+        assert batcher.stats().failures == 0

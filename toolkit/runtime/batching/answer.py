@@ -160,7 +160,9 @@ class Answer:
     def settle(self, state: int, outcome: Result | BaseException | None) -> "list[Listener] | None":
         """Answer it, under the queue's lock; gives who has to be told, after the lock is released."""
         self._outcome = outcome
-        self.arrays = None
+        if state == ANSWERED or self.state != RUNNING:
+            # One whose time is up while it runs is still being copied, with the others of its batch.
+            self.arrays = None
         self.state = state
         listeners, self._listeners = self._listeners, None
         return listeners

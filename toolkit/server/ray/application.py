@@ -17,6 +17,7 @@ from typing import Any
 from engines.errors import InputError
 from engines.optional import require
 from toolkit.server.front import Front, told
+from toolkit.server.grpc.calls import OPEN, let_in
 from toolkit.server.grpc.methods import METHODS
 from toolkit.server.metrics import FrontMetrics
 from toolkit.server.plane.opening import sources_of
@@ -94,6 +95,7 @@ class RayFront:
         metrics, status = self._front.metrics, "OK"
         metrics.began()
         try:
+            let_in(self._front, grpc_context)
             decoded = protobuf_form.decode(request, self._front.settings.limits)
             return protobuf_form.encode(await self._plane.infer(decoded))
         except Exception as error:
@@ -108,6 +110,8 @@ def _delegate(name: str) -> Any:
 
     async def call(self: RayFront, request: Any, grpc_context: Any) -> Any:
         try:
+            if name not in OPEN:
+                let_in(self._front, grpc_context)
             return await method(self._front, request)
         except Exception as error:
             _tell(grpc_context, error)

@@ -36,15 +36,20 @@ rpc_options = {"port": grpc, "grpc_servicer_functions": ["toolkit.server.ray.wir
 serve.start(http_options={"host": "127.0.0.1", "port": http}, grpc_options=rpc_options)
 serve.run(application({"models": f"tiny={graph}", "cpus": "0", "device": "cpu"}), name="toolkit")
 
-found = {}
+found, bearer = {}, {"authorization": "Bearer open-sesame"}
 for kind, module, port in (("http", web, http), ("grpc", rpc, grpc)):
     client = module.InferenceServerClient(f"127.0.0.1:{port}")
     given = module.InferInput("input", list(batch.shape), "FP32")
     given.set_data_from_numpy(batch)
-    result = client.infer("tiny", [given]).as_numpy("logits")
-    metadata = client.get_model_metadata("tiny")
+    result = client.infer("tiny", [given], headers=dict(bearer)).as_numpy("logits")
+    metadata = client.get_model_metadata("tiny", headers=dict(bearer))
     try:
-        client.infer("nobody", [given])
+        client.infer("tiny", [given])
+        refused = None
+    except InferenceServerException as raised:
+        refused = [raised.status(), raised.message()]
+    try:
+        client.infer("nobody", [given], headers=dict(bearer))
         error = None
     except InferenceServerException as raised:
         error = [raised.status(), raised.message()]
@@ -53,6 +58,7 @@ for kind, module, port in (("http", web, http), ("grpc", rpc, grpc)):
         "ready": client.is_server_ready(),
         "name": metadata["name"] if kind == "http" else metadata.name,
         "error": error,
+        "refused": refused,
     }
 print(json.dumps(found))
 serve.shutdown()
@@ -66,15 +72,18 @@ def test_tritonclient_finds_the_protocol_behind_serves_proxies(tmp_path: Path) -
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(graph), str(tmp_path / "batch.npy")],
         capture_output=True, text=True, check=False, timeout=120, cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": "", "RAY_USAGE_STATS_ENABLED": "0"},
+        env={**os.environ, "RAY_ADDRESS": "", "RAY_USAGE_STATS_ENABLED": "0", "TOOLKIT_TOKEN": "open-sesame"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    for kind, status in (("http", "404"), ("grpc", "StatusCode.NOT_FOUND")):
+    statuses = {"http": ("404", "401"), "grpc": ("StatusCode.NOT_FOUND", "StatusCode.UNAUTHENTICATED")}
+    for kind, (status, refusal) in statuses.items():
         np.testing.assert_allclose(found[kind]["logits"], answers(graph, batch), atol=1e-5)
         assert (found[kind]["ready"], found[kind]["name"]) == (True, "tiny")
         assert found[kind]["error"][0] == status
         assert "'nobody'" in found[kind]["error"][1]
+        assert found[kind]["refused"] == [refusal, found[kind]["refused"][1]]
+        assert "bears no token" in found[kind]["refused"][1]
 
 
 @pytest.mark.parametrize(
