@@ -5,11 +5,12 @@
 
 ``toolkit serve`` runs in a process of its own, with two sessions of a model whose answers tell their questions and
 its version (:mod:`benchmarks.soak_model`). Clients ask it over HTTP and gRPC, rightly and wrongly, hang up, run out
-of time, send too much (:mod:`benchmarks.soak_clients`). Meanwhile the model's file is replaced, and one session dies
-by a signal. Every good request must get the answer to itself, of a version that isn't older than one that answered
-before it was asked; every bad one the status that its fault has, and a message. The server's memory is looked at
-throughout. Afterwards another server gets SIGTERM under load (:mod:`benchmarks.soak_drain`): nothing that was asked
-may go unanswered. The record goes to ``benchmarks/results/soak.json``.
+of time, send too much (:mod:`benchmarks.soak_clients`). Meanwhile the model's file is replaced, and sessions die by
+signals, also while a file that was replaced waits to be opened. Every good request must get the answer to itself, all
+of one version, which isn't older than one that answered before it was asked; every bad one the status that its fault
+has, and a message. The server's memory is looked at throughout. Afterwards another server gets SIGTERM under load
+(:mod:`benchmarks.soak_drain`): nothing that was asked may go unanswered. The record goes to
+``benchmarks/results/soak.json``.
 """
 
 import argparse
@@ -44,8 +45,12 @@ START = 60.0
 DELAY = 0.0005
 """Seconds that each run takes at least."""
 MAX_BATCH = 16
+INSTANCES = 2
+DEATHS = (1, INSTANCES, 0)
+"""Sessions that are killed right behind a replacement of the model: of the first one, the second, the third, and so
+on. The file isn't opened by then, for the server waits until it has stopped changing."""
 MENDED = 30.0
-"""Seconds until a model that was replaced answers, or a session that died is replaced, at most."""
+"""Seconds until the newest model answers and all its sessions are at work, at most, after the last event."""
 LOOK = 0.01
 """Seconds between two looks at how far the clients are."""
 SAMPLE = 0.5
@@ -83,7 +88,16 @@ def server(folder: Path, *extra: str, delay: float = DELAY) -> Iterator[Running]
     graph, log = folder / f"{MODEL}.onnx", folder / "server.log"
     write_model(graph, 1)
     ports = ("--http-port", "0", "--grpc-port", "0")
-    options = ("--max-body", str(MAX_BODY), "--max-batch", str(MAX_BATCH), "--instances", "2", "--threads", "1")
+    options = (
+        "--max-body",
+        str(MAX_BODY),
+        "--max-batch",
+        str(MAX_BATCH),
+        "--instances",
+        str(INSTANCES),
+        "--threads",
+        "1",
+    )
     command = [sys.executable, str(FOLDER / "soak_server.py"), str(graph), "--device", "cpu", "--json", *ports]
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -109,32 +123,33 @@ def server(folder: Path, *extra: str, delay: float = DELAY) -> Iterator[Running]
 
 
 async def disturb(running: Running, graph: Path, tally: Tally, total: int, reloads: int, kills: int) -> None:
-    """Replace the model and kill sessions, evenly over the requests; the first replacement comes first.
+    """Replace the model and kill sessions, evenly over the requests, whether the server is over the last time or not.
 
-    Every replacement must answer, and every session be replaced, before the next event comes: a session that is
-    opened again while a replaced file waits to be would be of the new one. Clients go on for as long as this takes.
+    Args:
+        reloads: times that the model is replaced; see :data:`DEATHS`.
+        kills: sessions that are killed beside those, each by itself.
     """
-    events = [((number - 0.5) / reloads, "reload") for number in range(1, reloads + 1)]
-    events += [(number / (kills + 1) + 0.01, "kill") for number in range(1, kills + 1)]
-    killed = 0
+    events = [
+        ((number - 0.5) / reloads, DEATHS[(number - 1) % len(DEATHS)], True) for number in range(1, reloads + 1)
+    ]
+    events += [(number / (kills + 1) + 0.01, 1, False) for number in range(1, kills + 1)]
     try:
-        for share, what in sorted(events):
+        for share, deaths, replaced in sorted(events):
             while tally.total() < share * total:
                 await asyncio.sleep(LOOK)
-            until = time.monotonic() + MENDED
-            if what == "kill":
-                killed += 1
-                running.process.send_signal(signal.SIGUSR1)
-                while await asyncio.to_thread(restarts, running.ports[0]) < killed and time.monotonic() < until:
-                    await asyncio.sleep(LOOK)
-            else:
+            if replaced:
                 tally.written += 1
                 write_model(graph, tally.written)
-                while tally.seen < tally.written and time.monotonic() < until:
-                    await asyncio.sleep(LOOK)
+            for number in range(deaths):
+                if number:
+                    await asyncio.sleep(LOOK)  # signals of one kind that come at once are one
+                running.process.send_signal(signal.SIGUSR1)
+        until = time.monotonic() + MENDED
+        while tally.seen < tally.written or await asyncio.to_thread(metric, running.ports[0], "sessions") < INSTANCES:
             if time.monotonic() > until:
-                tally.problems.append(f"{what}: the server wasn't over it within {MENDED:.0f} s")
+                tally.problems.append(f"the server wasn't over it within {MENDED:.0f} s")
                 return
+            await asyncio.sleep(LOOK)
     finally:
         tally.disturbed = True
 
@@ -181,8 +196,9 @@ async def soak(
         "problems": len(tally.problems),
         "examples": tally.problems[:20],
         "versions": {"written": tally.written, "seen": tally.seen},
-        "kills": kills,
-        "restarts": restarts(running.ports[0]),
+        "kills": kills + sum(DEATHS[number % len(DEATHS)] for number in range(reloads)),
+        "restarts": metric(running.ports[0], "session_restarts"),
+        "failures": metric(running.ports[0], "batch_failures"),
         "still_alive": running.process.poll() is None,
         "memory": flatness(samples, requests),
         "statistics": statistics,
@@ -197,13 +213,13 @@ def fetch(port: int, path: str) -> Any:
         return json.load(answer)
 
 
-def restarts(port: int) -> float:
-    """Sessions that were replaced because they had died, as the metrics tell."""
+def metric(port: int, word: str) -> float:
+    """The sum of what the metrics tell of which the name has this word."""
     import urllib.request
 
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if "restarts" in line and not line.startswith("#"))
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if word in line.split("{")[0] and line[0] != "#")
 
 
 def run_soak(requests: int, clients: int, *, reloads: int = 4, kills: int = 1) -> dict[str, Any]:
@@ -228,7 +244,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000, help="[100000]")
     parser.add_argument("--clients", type=int, default=64, help="[64]")
     parser.add_argument("--reloads", type=int, default=8, help="times that the model is replaced [8]")
-    parser.add_argument("--kills", type=int, default=1, help="sessions that are killed [1]")
+    parser.add_argument("--kills", type=int, default=1, help="sessions that are killed beside replacements [1]")
     parser.add_argument("--drains", type=int, default=10, help="servers that get SIGTERM under load [10]")
     parser.add_argument("--output", type=Path, default=RESULTS / "soak.json")
     options = parser.parse_args()

@@ -229,6 +229,7 @@ class Client:
         assert np.array_equal(outputs["echo"].reshape(-1, WIDTH), sent), "somebody else's answer"
         assert np.array_equal(outputs["sum"].ravel(), sent.sum(axis=1)), "a wrong sum"
         versions = {int(value) for value in outputs["version"].ravel()}
+        assert len(versions) == 1, f"versions {versions} in one answer"
         assert versions <= set(range(seen, self.tally.written + 1)), f"versions {versions}, after {seen} had answered"
         self.tally.seen = max(self.tally.seen, *versions)
 

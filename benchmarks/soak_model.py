@@ -47,24 +47,26 @@ def write_model(path: Path, version: int) -> None:
 
 
 class Mortal(OnnxRuntimeSession):
-    """ONNX Runtime's, until :meth:`condemn` is called: then the next session that runs is dead from there on.
+    """ONNX Runtime's, until :meth:`condemn` is called: then the next session at work that runs is dead from there on.
 
     A run takes a little longer than the graph needs, so that requests meet in batches and deadlines pass.
     """
 
     _condemned = 0
+    _tried = _dead = False
 
     @classmethod
     def condemn(cls, *_: object) -> None:
         cls._condemned += 1
 
     def _run(self, feeds: Mapping[str, Any], batch: int) -> dict[str, Any]:
-        if Mortal._condemned and not getattr(self, "_dead", False):
+        if Mortal._condemned and self._tried and not self._dead:
             Mortal._condemned -= 1
             self._dead = True
-        if getattr(self, "_dead", False):
+        if self._dead:
             raise RunError("the session was killed", "open it again")
         time.sleep(float(os.environ.get(DELAY_VARIABLE, "0")))
+        self._tried = True  # the first run is of zeros, when it is opened
         return super()._run(feeds, batch)
 
 

@@ -18,7 +18,8 @@ from engines.optional import require
 from engines.sessions.onnxruntime import OnnxRuntimeSession
 from engines.tensors import check_feeds
 from export.digests import constant_digests
-from export.graph import inputs, load_graph, map_weights, read_metadata, weights_digest
+from export.graph import inputs, read_metadata, weights_digest
+from export.light import SplitGraph, load_light
 from export.onnxlib import onnx
 from export.structure import remove_unused
 
@@ -32,7 +33,7 @@ class TappedGraph:
 
     Args:
         graph: the FP32 master graph; a loaded one is held by the caller too.
-        model: what the file ``graph`` holds, where the caller has it in memory anyway; it isn't changed.
+        loaded: what the file ``graph`` holds, where the caller has it in memory anyway; it isn't changed.
         threads: of ONNX Runtime; all cores unless given.
         device: "cpu"; "cuda" or "cuda:1", which fails unless every node runs there; "auto" takes CUDA where the
             installed ONNX Runtime really loads its CUDA provider, else the CPU. ``info`` says which it was.
@@ -55,19 +56,18 @@ class TappedGraph:
 
     def __init__(
         self,
-        graph: onnx.ModelProto | Path | str,
+        graph: onnx.ModelProto | SplitGraph | Path | str,
         *,
-        model: onnx.ModelProto | None = None,
+        loaded: SplitGraph | None = None,
         threads: int | None = None,
         device: str = "cpu",
     ) -> None:
         require("onnxruntime", "Calibrating", "onnxruntime")
         name = f"'{graph}'" if isinstance(graph, Path | str) else "the graph"
-        if model is None:
-            model = load_graph(graph) if isinstance(graph, Path | str) else graph
-        mapped = map_weights(graph, model) if isinstance(graph, Path | str) else {}
-        model, self.arrays = lighten(model, mapped)
-        del graph  # its weights make room for those that ONNX Runtime holds in another order
+        if isinstance(graph, Path | str):
+            graph = load_light(graph) if loaded is None else loaded
+        model, self.arrays = lighten(graph)
+        del graph, loaded  # its weights make room for those that ONNX Runtime holds in another order
         self.inputs = inputs(model)
         if len(self.inputs) != 1:
             raise GraphError(
@@ -93,7 +93,9 @@ class TappedGraph:
                 item.name: self.arrays[item.name] for item in tapped.graph.initializer if item.name in self.arrays
             }
             try:
-                self._session = OnnxRuntimeSession(path, device=device, threads=threads, spin=False, weights=weights)
+                self._session = OnnxRuntimeSession(
+                    path, device=device, threads=threads, spin="running", weights=weights
+                )
             except GraphError as error:
                 raise GraphError(error.cause.replace(f"'{path}'", name), "check it with `toolkit verify`") from error
             digests = found.result()

@@ -16,6 +16,7 @@ def load(
     device: str = "auto",
     backend: str = "auto",
     threads: int | None = None,
+    spin: str | None = None,
     trust_pickle: bool = False,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
@@ -29,6 +30,9 @@ def load(
         backend: "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx", or "auto": by the file, which is
             "onnxruntime" for a graph.
         threads: CPU threads of the backend, where it computes on the CPU; None leaves its default.
+        spin: when ONNX Runtime's CPU threads wait for work at full speed: "always" (its default) makes runs in a row
+            a little faster, "running" leaves the cores to others between runs, "never" within them too, as a server
+            wants it. Other backends leave no such choice.
         trust_pickle: allow a checkpoint that is a pickled module, which runs code when it is loaded.
         preprocess: how images become the input of a file that doesn't say so itself (a plan without its
             passport, a foreign graph); it overrides one that does.
@@ -42,7 +46,9 @@ def load(
         InputError: the file is damaged, no such artifact, or carries no preprocessing.
         UnsupportedError: a library is missing, or this machine can't run it.
     """
-    session = open_artifact(path, device=device, backend=backend, threads=threads, trust_pickle=trust_pickle)
+    session = open_artifact(
+        path, device=device, backend=backend, threads=threads, spin=spin, trust_pickle=trust_pickle
+    )
     try:
         return Predictor(session, preprocess=preprocess, labels=labels, batch_size=batch_size)
     except BaseException:
@@ -56,6 +62,7 @@ def open_artifact(
     device: str = "auto",
     backend: str = "auto",
     threads: int | None = None,
+    spin: str | None = None,
     trust_pickle: bool = False,
 ) -> Session:
     """The session that serves ``path``; the arguments and errors are those of :func:`load`."""
@@ -69,7 +76,7 @@ def open_artifact(
     if kind != "checkpoint":
         from engines.sessions import open_session
 
-        return open_session(path, backend=backend, device=device, threads=threads)
+        return open_session(path, backend=backend, device=device, threads=threads, spin=spin)
     if backend not in {"auto", "torch"}:
         raise InputError(
             f"backend '{backend}' doesn't run the checkpoint '{path}'",

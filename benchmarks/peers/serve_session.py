@@ -25,7 +25,7 @@ def open_graph(graph: Path, threads: int, *, spin: bool) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     if not spin:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
         str(graph),
         options,

@@ -1,8 +1,9 @@
 """ONNX Runtime as a session: the CPU, or CUDA when asked, and never one in place of the other."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from engines.sessions.owned import OwnedSession, device_index, plain
 from engines.tensors import Array, Feeds, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 CPU = "CPUExecutionProvider"
 
@@ -33,7 +34,14 @@ UNFAITHFUL = ("WeightBiasQuantization",)
 """Optimisations that change what a graph computes. This one quantises float biases behind Q/DQ inputs with the
 product of the two scales in the scales' own type, subnormal in FP16, and quantises layers that were left in float."""
 
-_NO_SPIN = {"session.force_spinning_stop": "1"}
+Spin = Literal["always", "running", "never"]
+"""When threads that have nothing to do wait for work at full speed: see :class:`OnnxRuntimeSession`."""
+
+_SPIN: Mapping[str, Mapping[str, str]] = {
+    "always": {},
+    "running": {"session.force_spinning_stop": "1"},
+    "never": {"session.intra_op.allow_spinning": "0"},
+}
 
 
 class OnnxRuntimeSession(OwnedSession):
@@ -46,8 +54,10 @@ class OnnxRuntimeSession(OwnedSession):
         device: "cpu"; "cuda:N", which fails unless every node runs there; "auto": CUDA where the
             installed ONNX Runtime really loads its CUDA provider, else the CPU. ``info`` says which it was.
         threads: CPU threads; None for one a physical core.
-        spin: whether its threads wait for the next run at full speed, for some 20 ms, which makes short runs in a row
-            faster. False frees the cores at once, for a caller that computes between runs.
+        spin: when threads that have nothing to do wait for work at full speed. "always": for some 20 ms after a run
+            too, which makes short runs in a row faster. "running": not between runs, for a caller that computes
+            there. "never": not within a run either, for an application whose other threads want the cores; small
+            layers then take some 10 % longer.
         weights: arrays in place of the graph's external data; on the CPU they are read where they lie.
 
     Attributes:
@@ -67,12 +77,14 @@ class OnnxRuntimeSession(OwnedSession):
         *,
         device: str = "auto",
         threads: int | None = None,
-        spin: bool = True,
-        weights: "Mapping[str, Array] | None" = None,
+        spin: Spin = "always",
+        weights: Mapping[str, Array] | None = None,
     ) -> None:
         path = _check_file(Path(path))
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads make no sense", "give at least 1")
+        if spin not in _SPIN:
+            raise InputError(f"spin '{spin}' makes no sense", f"give {', '.join(_SPIN)}")
         if device not in {"auto", "cpu"}:
             device = f"cuda:{device_index(device)}"
         runtime = require("onnxruntime", "Running an ONNX graph", "onnxruntime")
@@ -84,7 +96,7 @@ class OnnxRuntimeSession(OwnedSession):
             )
         self._runtime = runtime
         self._weights = weights or {}  # the library's session refers to them
-        opened = _open(runtime, path, device, threads, {} if spin else _NO_SPIN, self._weights)
+        opened = _open(runtime, path, device, threads, dict(_SPIN[spin]), self._weights)
         self._session: Any = opened.session
         self._streams, self.stream_problem = opened.streams, opened.problem
         self._binding: DeviceBinding | None = None

@@ -87,7 +87,12 @@ def backend_class(name: str) -> Any:
 
 
 def open_session(
-    path: Path | str, *, backend: str = "auto", device: str = "auto", threads: int | None = None
+    path: Path | str,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    spin: str | None = None,
 ) -> Session:
     """Load the graph or engine at ``path`` on a device.
 
@@ -99,6 +104,8 @@ def open_session(
         device: "cpu", "cuda:N", "openvino:GPU" (another of OpenVINO's devices), or "auto". ``info`` of the session
             says what it became.
         threads: CPU threads, for a backend that runs on the CPU; None for its own default.
+        spin: when ONNX Runtime's CPU threads wait for work at full speed: "always", which is its default, "running"
+            or "never" (see its session). Other backends leave no such choice, so that it says nothing to them.
 
     Raises:
         InputError: the file can't be read, or an option doesn't apply to it.
@@ -106,7 +113,9 @@ def open_session(
         UnsupportedError: this machine can't run it, or a library is missing.
     """
     path = Path(path)
-    session: Session = backend_class(fitting_backend(path, backend))(path, device=device, threads=threads)
+    name = fitting_backend(path, backend)
+    choice = {"spin": spin} if spin is not None and name == "onnxruntime" else {}
+    session: Session = backend_class(name)(path, device=device, threads=threads, **choice)
     return session
 
 

@@ -120,6 +120,12 @@ def test_a_backend_that_does_not_fit_the_file_is_refused(graph_path):
         open_session(graph_path, backend="fake")
 
 
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino isn't installed")
+def test_whether_threads_spin_says_nothing_to_a_backend_without_that_choice(graph_path):
+    with open_session(graph_path, backend="openvino", device="cpu", spin="never") as session:
+        np.testing.assert_allclose(session.run({"input": samples(2)})["logits"], in_double(samples(2)), atol=1e-5)
+
+
 def test_a_missing_file_a_folder_and_a_checkpoint_are_told_apart(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         open_session(tmp_path / "none.onnx")

@@ -185,8 +185,9 @@ def _logging(access_log: bool) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     levels = {"toolkit": logging.INFO, "uvicorn": logging.INFO if access_log else logging.WARNING}
     loggers = {logging.getLogger(name): level for name, level in levels.items()}
-    # What the HTTP library says of its own start and end is said here already.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # What the HTTP library says of its own start and end is said here already, and of what is no request anybody can
+    # make it write as much as they like.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING if access_log else logging.ERROR)
     for logger, level in loggers.items():
         logger.setLevel(level)
         logger.addHandler(handler)

@@ -16,12 +16,13 @@ def answer(rows: np.ndarray, *versions: int) -> dict[str, np.ndarray]:
     return {"echo": rows, "sum": rows.sum(axis=1), "version": np.array(versions, np.float32)}
 
 
-def test_thousands_of_requests_through_two_reloads_and_a_killed_session() -> None:
+def test_thousands_of_requests_through_reloads_and_deaths() -> None:
     found = soak.run_soak(2000, 16, reloads=2, kills=1)
     assert found["examples"] == []
     assert found["problems"] == 0
     assert found["versions"] == {"written": 3, "seen": 3}
-    assert found["restarts"] == 1
+    # One died by itself, and three behind a replaced file, of which no session may take their place.
+    assert found["failures"] >= 4
     assert found["tracebacks"] == 0
     assert found["exit_code"] == 0
     assert found["requests"] >= 2000
@@ -43,7 +44,8 @@ def test_a_server_that_is_told_to_end_under_load_answers_what_it_was_sent() -> N
         (answer(ROWS[::-1], 1, 1), "somebody else's answer"),
         ({**answer(ROWS, 1, 1), "sum": np.array([10, 27], np.float32)}, "a wrong sum"),
         (answer(ROWS, 1, 1), "after 2 had answered"),
-        (answer(ROWS, 2, 4), "after 2 had answered"),
+        (answer(ROWS, 4, 4), "after 2 had answered"),
+        (answer(ROWS, 2, 3), "versions {2, 3} in one answer"),
     ],
 )
 def test_a_wrong_answer_is_noticed(outputs: dict[str, np.ndarray], complaint: str) -> None:
@@ -55,7 +57,7 @@ def test_a_wrong_answer_is_noticed(outputs: dict[str, np.ndarray], complaint: st
 
 def test_the_newest_version_that_answered_is_remembered() -> None:
     tally = Tally(written=3, seen=2)
-    Client(0, (0, 0), tally)._right(ROWS, 2, answer(ROWS, 2, 3))
+    Client(0, (0, 0), tally)._right(ROWS, 2, answer(ROWS, 3, 3))
     assert tally.seen == 3
 
 

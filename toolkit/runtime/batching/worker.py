@@ -228,6 +228,8 @@ class Worker:
         self._answer()
         self.counts.failures += 1
         self.counts.retries += self._queue.retry_or_fail(batch, cause, self._retries)
+        # They are anybody's now: another session may be running them already, whatever becomes of this one.
+        self._at_hand = []
         while self._under_way:
             self._collect()
             self._answer()

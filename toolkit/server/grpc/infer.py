@@ -7,10 +7,15 @@ from dataclasses import replace
 from toolkit.server.front import Front, told
 from toolkit.server.grpc.calls import Call, Context, Message, Read, let_in, refuse, text
 from toolkit.server.protocol import protobuf_form
+from toolkit.server.protocol.messages import UnavailableError
 
 AHEAD = 64
 """Requests of one stream that are under way at once: enough for full batches. The next are read when one is answered,
 and the client's side of the stream waits till then."""
+
+LOOK = 0.3
+"""Seconds between two looks at whether the server ends, so that streams do too: a part of the time for which it still
+answers then."""
 
 
 def model_infer(front: Front, read: Read) -> Call:
@@ -48,7 +53,8 @@ def model_stream_infer(front: Front, read: Read) -> Callable[[AsyncIterator[byte
     """``ModelStreamInfer`` as grpc takes it.
 
     Requests run together, and are answered in the order in which they came. One that fails is answered with its
-    error; the stream goes on.
+    error; the stream goes on. When the server ends, no more requests are taken from it, and it ends once those are
+    answered that were: streams that stay open would otherwise hold the end up, and be broken off in the middle.
     """
 
     async def call(pieces: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
@@ -67,7 +73,12 @@ def model_stream_infer(front: Front, read: Read) -> Callable[[AsyncIterator[byte
             finally:
                 answers.put_nowait(None)
 
-        reader = asyncio.create_task(take())
+        async def leave() -> None:
+            while not front.plane.draining():
+                await asyncio.sleep(LOOK)
+            reader.cancel()
+
+        reader, watcher = asyncio.create_task(take()), asyncio.create_task(leave())
         front.metrics.streams.add(reader)
         reader.add_done_callback(front.metrics.streams.discard)
         under_way: asyncio.Task[Message] | None = None
@@ -76,9 +87,13 @@ def model_stream_infer(front: Front, read: Read) -> Callable[[AsyncIterator[byte
                 yield await under_way
                 room.release()
             if not reader.cancelled():  # as it is when the server ends, and nothing is asked here any more
-                await reader
+                await asyncio.wait({reader})
+            if reader.cancelled():
+                await refuse(context, told(UnavailableError("the server is ending", "ask another one, or later")))
+            reader.result()
         finally:
             # Nobody takes the answers any more.
+            watcher.cancel()
             reader.cancel()
             while under_way is not None or not answers.empty():
                 if under_way is not None:

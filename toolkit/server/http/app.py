@@ -1,7 +1,9 @@
 """The ASGI application."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 
+from engines.errors import MissingLibraryError
 from engines.optional import require
 from toolkit.server.front import Front
 from toolkit.server.http import classify, oip, pages
@@ -60,8 +62,10 @@ def make_app(plane: Plane, settings: FrontSettings, metrics: FrontMetrics) -> "A
     Raises:
         MissingLibraryError: a library that a request needs is not installed.
     """
-    for library in ("starlette", "orjson", "prometheus_client", "python_multipart"):
-        require(library, "Serving over HTTP", "serve")
+    require("starlette", "Serving over HTTP", "serve")
+    for library in ("orjson", "prometheus_client", "python_multipart"):  # loaded when a request first needs them
+        if find_spec(library) is None:
+            raise MissingLibraryError("Serving over HTTP", library, "serve")
     return App(Front.of(plane, settings, metrics))
 
 

@@ -12,8 +12,8 @@ MAX_HEAD = 64 << 10
 """Bytes of a request's head, or of what follows a body in pieces: what other servers take (h11; most less)."""
 
 SILENCE = 60.0
-"""Seconds in which a request's head must have come, and which may pass between two pieces of its body: what other
-servers grant. Without a bound, clients that open connections and say nothing use up the files of the process."""
+"""Seconds in which a request's head must have come, and which may pass between two pieces of its body or its answer:
+what other servers grant. Without a bound, clients that only open connections use up the files of the process."""
 
 SPARE = 256
 """Files of the process that aren't HTTP connections: those of gRPC's clients, models, libraries, devices."""
@@ -72,7 +72,7 @@ def protocol(most: int | None = None, silence: float = SILENCE) -> "type | str":
             # As uvicorn has it: what comes behind a request that ends the connection is no reason not to answer it.
             self.set_dangerous_leniencies(lenient_data_after_close=True)
 
-        def feed_data(self, data: bytes | memoryview) -> None:
+        def feed_data(self, data: Any) -> None:
             reader, parser = self._reader, self
             feed = httptools.HttpRequestParser.feed_data
             while True:
@@ -87,8 +87,8 @@ def protocol(most: int | None = None, silence: float = SILENCE) -> "type | str":
                     return
 
     class Bounded(HttpToolsProtocol):
-        gathered = 0
-        got_on = inside = upgrade = closing = False
+        gathered = unsent = 0
+        got_on = inside = upgrade = False
         asked = b"", b""
         since = 0.0
         look: asyncio.TimerHandle | None = None
@@ -112,14 +112,15 @@ def protocol(most: int | None = None, silence: float = SILENCE) -> "type | str":
                 self.look.cancel()
 
         def look_after(self) -> None:
-            """Close a connection whose client owes the rest of a request, or doesn't take the rest of an answer."""
-            waits = self.cycle is None or self.gathered or (self.inside and not self.flow.read_paused)
-            left = self.since + silence - self.loop.time()
-            if self.closing:
+            """Close a connection whose client owes the rest of a request, or takes nothing of an answer any more."""
+            unsent = self.transport.get_write_buffer_size()
+            if unsent and unsent == self.unsent:
                 self.transport.abort()
                 return
-            if self.transport.is_closing() or (waits and left <= 0):
-                self.closing = True
+            self.unsent = unsent
+            waits = self.cycle is None or self.gathered or (self.inside and not self.flow.read_paused)
+            left = self.since + silence - self.loop.time()
+            if waits and left <= 0:
                 self.transport.close()
             self.look = self.loop.call_later(left if waits and left > 0 else silence, self.look_after)
 

@@ -21,6 +21,9 @@ OpenSession = Callable[[str], Session]
 Stamp = tuple[tuple[str, int, int, int], ...]
 """What is known of a model's files without reading them: name, inode, time of change in ns and bytes of each."""
 
+TRIES = 3
+"""How often several sessions are opened of files that change meanwhile: a replacement is one change, or a few."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -46,7 +49,10 @@ class Origin:
         def open_session(device: str) -> Session:
             from toolkit.loading import open_artifact
 
-            return open_artifact(path, device=device, backend=settings.backend, threads=settings.threads)
+            # Threads that spin would take the cores from reading requests and writing answers.
+            return open_artifact(
+                path, device=device, backend=settings.backend, threads=settings.threads, spin="never"
+            )
 
         return cls(source.name, open_session, path)
 
@@ -106,6 +112,40 @@ def stamp_of(path: Path) -> Stamp:
     except OSError:  # one went away while it was looked at: the next look tells
         return ()
     return tuple(found) if path.name in names else ()
+
+
+def open_alike(origin: Origin, devices: Sequence[str]) -> tuple[Stamp, Passport | None, list[Session]]:
+    """A session on every device, all of the same files; with these files' stamp and passport.
+
+    Raises:
+        RunError: the files changed each time that they were read.
+        ToolkitError: those of :func:`open_sessions`, or the passport is damaged.
+    """
+    for _ in range(TRIES):
+        stamp, passport = origin.stamp(), origin.passport()
+        sessions = open_sessions(origin, devices)
+        if len(sessions) == 1 or origin.stamp() == stamp:
+            return stamp, passport, sessions
+        for session in sessions:
+            session.close()
+    raise RunError(
+        f"the files of the model '{origin.name}' changed while they were opened", "open it when they are complete"
+    )
+
+
+def open_again(origin: Origin, device: str, stamp: Stamp) -> Session:
+    """One more session of the files that had this stamp.
+
+    Raises:
+        RunError: they were replaced, so that its answers might be others than those of the sessions beside it.
+        ToolkitError: it can't be opened.
+    """
+    if origin.stamp() == stamp:
+        session = origin.open(device)
+        if origin.stamp() == stamp:
+            return session
+        session.close()
+    raise RunError("its file was replaced after it was opened", "have the model opened again as a whole")
 
 
 def open_sessions(origin: Origin, devices: Sequence[str]) -> list[Session]:

@@ -103,13 +103,13 @@ class DataPlane:
         try:
             if not self.gate.passable():
                 await self.gate.enter()
-            timeout = _left(until)
+            timeout, waited = _left(until), False
             while True:
                 served = model.current
                 try:
                     response = await served.infer(request, timeout)
                 except RunError as error:
-                    self._look(model, served, error)
+                    waited = await self._look(model, served, error, until, waited)
                 else:
                     model.last = time()
                     return response
@@ -129,12 +129,13 @@ class DataPlane:
             if not self.gate.passable():
                 await self.gate.enter()
             check_top(top)
+            waited = False
             while True:
                 served = asked.current
                 try:
                     found = await self._classify(asked, served, picture, top, until)
                 except RunError as error:
-                    self._look(asked, served, error)
+                    waited = await self._look(asked, served, error, until, waited)
                 else:
                     asked.last = time()
                     return found
@@ -216,21 +217,43 @@ class DataPlane:
             )
         return model
 
-    def _look(self, model: Model, served: ServedModel, error: RunError) -> None:
+    async def _look(
+        self, model: Model, served: ServedModel, error: RunError, until: float | None, waited: bool
+    ) -> bool:
         """Return where a request that failed is to be sent again, for another opening has taken its place.
+
+        When no session is left, it waits for the first attempt to open the model again; but once only: it may be
+        this very request that they die of.
+
+        Args:
+            until: its deadline, by ``time.monotonic``.
+            waited: whether it has waited for another opening before.
+
+        Returns:
+            Whether it has now.
 
         Raises:
             UnavailableError: nobody is there to answer.
+            DeadlineExceeded: its time was up before somebody was.
             RunError: the engine failed at it.
         """
         if model.current is not served:
-            return
+            return waited
+        if not self.gate.closed:
+            if served.alive():
+                raise error
+            try:
+                async with asyncio.timeout(_left(until)):
+                    again = await model.mend()
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    "the request's time was up before the model was opened again", "give it more time"
+                ) from error
+            if again and not waited:
+                return True
         if self.gate.closed:
             raise ending() from error
-        if not served.alive():
-            model.mend()
-            raise _unavailable(model, error) from error
-        raise error
+        raise _unavailable(model, error) from error
 
 
 def _left(until: float | None) -> float | None:

@@ -61,6 +61,7 @@ class Model:
         self._turn = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
         self._mender: asyncio.Task[None] | None = None
+        self._attempt: asyncio.Future[bool] | None = None
         self._opening = self._closed = False
 
     def state(self) -> ModelState:
@@ -111,10 +112,18 @@ class Model:
             self._next = self._spawn(self._reload())
         await asyncio.shield(self._next)
 
-    def mend(self) -> None:
-        """Put another opening in the place of one whose last session has died: now, or when it can be opened."""
-        if self._mender is None and not self._closed:
-            self._mender = self._spawn(self._mend())
+    async def mend(self) -> bool:
+        """Put another opening in the place of one whose last session has died: now, or when it can be opened.
+
+        Returns:
+            Whether the first attempt succeeded, which this waits for; the others go on without anybody.
+        """
+        if self._closed:
+            return False
+        if self._mender is None or self._attempt is None:
+            self._attempt = asyncio.get_running_loop().create_future()
+            self._mender = self._spawn(self._mend(self._attempt))
+        return await asyncio.shield(self._attempt)
 
     async def close(self, timeout: float | None = None) -> None:
         """Answer what was accepted, and close every session.
@@ -125,6 +134,8 @@ class Model:
         self._closed = True
         if self._mender is not None:
             self._mender.cancel()
+        if self._attempt is not None and not self._attempt.done():
+            self._attempt.set_result(False)
         await asyncio.gather(*(self._shut(one, timeout) for one in (self.current, *self._leaving)))
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -174,7 +185,7 @@ class Model:
             log.exception("closing model '%s' failed", self.name)
         return ended(served.stats())
 
-    async def _mend(self) -> None:
+    async def _mend(self, first: "asyncio.Future[bool]") -> None:
         wait = MEND_AFTER
         try:
             while not self._closed and not self.current.alive():
@@ -182,10 +193,14 @@ class Model:
                     await self.reload()
                 except ToolkitError:
                     # The next attempt is nobody's request, so nobody waits for it.
+                    if not first.done():
+                        first.set_result(False)
                     await asyncio.sleep(wait)
                     wait = min(2 * wait, MEND_AT_MOST)
         finally:
             self._mender = None
+            if not first.done():
+                first.set_result(self.current.alive())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)

@@ -12,7 +12,7 @@ from engines.tensors import Array
 from toolkit.runtime.batcher import Batcher
 from toolkit.runtime.batching.stats import BatcherStats
 from toolkit.runtime.head import Head
-from toolkit.server.plane.opening import Origin, open_sessions
+from toolkit.server.plane.opening import Origin, open_again, open_alike
 from toolkit.server.plane.tensors import cut, feeds_of, join, wanted
 from toolkit.server.protocol import datatypes
 from toolkit.server.protocol.classification import classes
@@ -62,15 +62,14 @@ class ServedModel:
 
     def __init__(self, origin: Origin, settings: ModelSettings, generation: int = 1) -> None:
         self.name, self.generation = origin.name, generation
-        self.stamp = origin.stamp()
-        passport = origin.passport()
         devices = [device for device in settings.devices for _ in range(settings.instances)]
-        self._sessions = open_sessions(origin, devices)
+        stamp, passport, self._sessions = open_alike(origin, devices)
+        self.stamp = stamp
         try:
             on = weakref.WeakKeyDictionary(zip(self._sessions, devices, strict=True))
 
             def restart(dead: Session) -> Session:
-                session = origin.open(on[dead])
+                session = open_again(origin, on[dead], stamp)
                 on[session] = on[dead]
                 return session
 
@@ -177,7 +176,8 @@ class ServedModel:
             "no_classifier": self.no_head or None,
             "labels": list(self.head.labels) if self.head else [],
             "preprocess": self.head.preprocess.to_json() if self.head else None,
-            "passport": passport.to_json() if passport else None,
+            # Without the command that built it, which names folders of another machine.
+            "passport": {**passport.to_json(), "command": None} if passport else None,
         }
 
     def _close_sessions(self) -> None:

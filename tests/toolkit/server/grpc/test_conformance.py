@@ -3,6 +3,7 @@
 import asyncio
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,22 +28,29 @@ def samples(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, 3, SIZE, SIZE), np.float32)
 
 
-@pytest.fixture(params=["sync", "aio"])
-def ask(request: pytest.FixtureRequest, fronts: Fronts) -> Iterator[Ask]:
-    """Calls a method of either client by its name."""
-    if request.param == "sync":
-        with triton.InferenceServerClient(fronts.grpc) as client:
+@contextmanager
+def asking(kind: str, address: str) -> Iterator[Ask]:
+    """What calls a method of a client by its name: "sync" is the one that waits, "aio" the one for asyncio."""
+    if kind == "sync":
+        with triton.InferenceServerClient(address) as client:
             yield lambda name, /, *args, **kwargs: getattr(client, name)(*args, **kwargs)
         return
 
     def call(name: str, /, *args: Any, **kwargs: Any) -> Any:
         async def run() -> Any:
-            async with triton_aio.InferenceServerClient(fronts.grpc) as client:
+            async with triton_aio.InferenceServerClient(address) as client:
                 return await getattr(client, name)(*args, **kwargs)
 
         return asyncio.run(run())
 
     yield call
+
+
+@pytest.fixture(params=["sync", "aio"])
+def ask(request: pytest.FixtureRequest, fronts: Fronts) -> Iterator[Ask]:
+    """Calls a method of either client by its name."""
+    with asking(request.param, fronts.grpc) as call:
+        yield call
 
 
 @pytest.fixture(scope="module")
@@ -196,10 +204,12 @@ def test_sequences_are_refused_and_priorities_and_parameters_taken(ask: Ask) -> 
     assert ask("infer", "tiny", good, priority=1, timeout=10_000_000, parameters={"mine": 1}).as_numpy("logits").shape
 
 
-def test_a_time_that_is_up_is_told_as_such(ask: Ask) -> None:
-    with pytest.raises(InferenceServerException) as caught:
-        ask("infer", "tiny", [feed("input", samples(8), "FP32")], client_timeout=1e-6)
-    assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+def test_a_time_that_is_up_is_told_as_such(kind: str) -> None:
+    with serving(faked(delay=0.5)) as slow, asking(kind, slow.grpc) as ask:
+        with pytest.raises(InferenceServerException) as caught:
+            ask("infer", "fake", [feed("input", np.zeros((1, 4), np.float32), "FP32")], client_timeout=0.05)
+        assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
 
 
 def test_so_is_the_time_that_the_request_itself_names() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import queue
 from collections.abc import Iterator
 from typing import Any
 
@@ -209,3 +210,24 @@ def test_two_servers_never_share_a_port(fake: Fronts) -> None:
         await server.stop(0)
 
     asyncio.run(again())
+
+
+def test_streams_that_stay_open_end_with_the_server_and_lose_nothing() -> None:
+    with held() as (fronts, batcher, gate), channel(fronts.grpc) as wire, channel(fronts.grpc) as other:
+        more: queue.Queue[bytes | None] = queue.Queue()
+        stream = wire.stream_stream(PATH + "ModelStreamInfer")(iter(more.get, None), timeout=10)
+        idle = other.stream_stream(PATH + "ModelStreamInfer")(iter(queue.Queue[bytes]().get, None), timeout=10)
+        for _ in range(3):
+            more.put(GOOD)
+        until(lambda: batcher.stats().requests["accepted"] == 3)
+        fronts.plane.gate.drain()
+        with pytest.raises(grpc.RpcError) as caught:
+            next(idle)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        gate.set()
+        answers = [service_pb2.ModelStreamInferResponse.FromString(next(stream)) for _ in range(3)]
+        assert not any(answer.error_message for answer in answers)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stream)
+        assert (caught.value.code(), "ending" in caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, True)
+        more.put(None)

@@ -107,6 +107,26 @@ def test_who_falls_silent_in_a_later_request_is_not_waited_for(strict: Fronts) -
         assert not rest(wire)
 
 
+def test_who_takes_no_answers_is_not_waited_for(strict: Fronts) -> None:
+    with socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = strict.http.split(":")
+        wire.connect((host, int(port)))
+        wire.settimeout(0.05)
+
+        def broken_off() -> bool:
+            try:
+                wire.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+            return False
+
+        until(broken_off)
+    assert ask(strict, "GET", "/v2/health/live")[0] == 200
+
+
 def test_who_waits_for_an_answer_or_between_requests_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "protocol", lambda: protocol(MOST, SILENCE))
     with (

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.errors import GraphError, InputError, RunError, ToolkitError
+from engines.errors import DeadlineExceeded, GraphError, InputError, RunError, ToolkitError
 from engines.sessions.base import Session
 from engines.sessions.fake import FakeSession
+from engines.tensors import Array, Feeds
 from tests.tiny import tiny_graph
 from tests.toolkit.server.plane.models import (
     PATIENCE,
@@ -28,8 +29,11 @@ from tests.toolkit.server.plane.models import (
     write,
 )
 from toolkit.server.plane import reload as reloading
+from toolkit.server.plane.opening import Origin
 from toolkit.server.plane.plane import DataPlane
+from toolkit.server.plane.reload import Model
 from toolkit.server.protocol.messages import UnavailableError
+from toolkit.server.settings import ModelSettings
 
 
 def test_no_request_is_lost_or_mixed_up_while_files_are_replaced(tmp_path: Path) -> None:
@@ -212,6 +216,146 @@ def test_a_model_without_a_session_is_unavailable_and_comes_back(monkeypatch: py
         assert plane.statistics()["fake"]["requests"]["failed"] == 1
 
     within(work, fake_plane(open_session))
+
+
+class Versions:
+    """Mortal sessions of a file that says which network it is."""
+
+    def __init__(self, path: Path, instances: int = 2) -> None:
+        self.path, self.sessions = path, list[Mortal]()
+        self.let, self.fails = threading.Event(), 0
+        self.let.set()
+        self.write(0)
+        settings = ModelSettings(max_batch=1, instances=instances)
+        self.plane = DataPlane([Model(Origin("fake", self.open, path), settings)], settings)
+
+    def write(self, version: int) -> None:
+        self.path.write_text(f"{version}")
+
+    def open(self, _: str) -> Session:
+        assert self.let.wait(PATIENCE)
+        if self.fails:
+            self.fails -= 1
+            raise RunError("the device isn't back", "wait")
+        self.sessions.append(Mortal(seed=int(self.path.read_text())))
+        return self.sessions[-1]
+
+
+def version_of(found: np.ndarray, batch: np.ndarray) -> int:
+    """Which network gave all of these answers."""
+    (version,) = (seed for seed in range(3) if np.array_equal(found, FakeSession(seed=seed).expected(batch)))
+    return version
+
+
+def test_a_session_that_dies_behind_a_replaced_file_is_not_replaced_by_another_network(tmp_path: Path) -> None:
+    batch = samples(8)
+    model = Versions(tmp_path / "model")
+
+    async def work(plane: DataPlane) -> None:
+        model.write(1)
+        model.sessions[0].kill()
+        while plane.statistics()["fake"]["failures"] == 0:
+            assert version_of(logits(await plane.infer(infer("fake", batch))), batch) == 0
+        await until(lambda: plane.statistics()["fake"]["sessions"] == 1)
+        for _ in range(10):
+            assert version_of(logits(await plane.infer(infer("fake", batch))), batch) == 0
+        await plane.reload("fake")
+        assert version_of(logits(await plane.infer(infer("fake", batch))), batch) == 1
+        stats = plane.statistics()["fake"]
+        assert (stats["sessions"], stats["restarts"], stats["errors"]) == (2, 0, {})
+
+    within(work, model.plane)
+
+
+def test_requests_wait_for_a_model_that_is_opened_again_when_its_last_session_is_gone(tmp_path: Path) -> None:
+    batch = samples(8)
+    model = Versions(tmp_path / "model")
+
+    async def work(plane: DataPlane) -> None:
+        model.write(1)
+        for session in model.sessions:
+            session.kill()
+        model.let.clear()
+        asked = [asyncio.create_task(plane.infer(infer("fake", batch))) for _ in range(5)]
+        await until(lambda: not plane.ready())
+        asked += [asyncio.create_task(plane.infer(infer("fake", batch))) for _ in range(5)]
+        with pytest.raises(DeadlineExceeded, match="opened again"):
+            await plane.infer(infer("fake", batch, timeout=0.02))
+        assert not any(task.done() for task in asked)
+        model.let.set()
+        assert [version_of(logits(await task), batch) for task in asked] == [1] * 10
+        assert plane.models["fake"].current.generation == 2
+        assert plane.statistics()["fake"]["errors"] == {"DeadlineExceeded": 1}
+
+    within(work, model.plane)
+
+
+def test_nobody_waits_for_more_than_the_first_attempt_to_open_it_again(tmp_path: Path) -> None:
+    model = Versions(tmp_path / "model", 1)
+
+    async def work(plane: DataPlane) -> None:
+        model.write(1)
+        model.fails = 1
+        model.sessions[0].kill()
+        asked = [asyncio.create_task(plane.infer(infer("fake", samples(1)))) for _ in range(5)]
+        for task in asked:
+            with pytest.raises(UnavailableError, match="was replaced"):
+                await task
+        with pytest.raises(UnavailableError):
+            await plane.infer(infer("fake", samples(1)))
+        await plane.reload("fake")
+        assert version_of(logits(await plane.infer(infer("fake", samples(1)))), samples(1)) == 1
+
+    within(work, model.plane)
+
+
+def test_a_request_that_sessions_die_of_is_not_asked_for_ever(tmp_path: Path) -> None:
+    model = Versions(tmp_path / "model", 1)
+    reading, asked = model.open, samples(1)
+
+    class Fragile(Mortal):
+        def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
+            self.killed |= bool(feeds["input"].any())
+            return super()._run(feeds, batch)
+
+    def open_fragile(device: str) -> Session:
+        # It is replaced again at once, so that no session is restarted, and each death is the opening's end.
+        model.sessions.append(Fragile())
+        model.write(len(model.sessions))
+        return model.sessions[-1]
+
+    async def work(plane: DataPlane) -> None:
+        plane.models["fake"].origin = Origin("fake", open_fragile, model.path)
+        model.write(1)
+        model.sessions[0].kill()
+        with pytest.raises(UnavailableError, match="was replaced"):
+            await plane.infer(infer("fake", asked))
+        assert len(model.sessions) <= 3
+        plane.models["fake"].origin = Origin("fake", reading, model.path)
+        model.write(1)
+        assert version_of(logits(await plane.infer(infer("fake", asked))), asked) == 1
+
+    within(work, model.plane)
+
+
+def test_sessions_of_one_opening_are_all_of_one_file(tmp_path: Path) -> None:
+    model = Versions(tmp_path / "model")
+    reading = model.open
+
+    def replaced_meanwhile(device: str) -> Session:
+        session = reading(device)
+        if len(model.sessions) == 3:
+            model.write(2)
+        return session
+
+    async def work(plane: DataPlane) -> None:
+        plane.models["fake"].origin = Origin("fake", replaced_meanwhile, model.path)
+        model.write(1)
+        await plane.reload("fake")
+        assert version_of(logits(await plane.infer(infer("fake", samples(8)))), samples(8)) == 2
+        assert [session.closed for session in model.sessions[2:]] == [True, True, False, False]
+
+    within(work, model.plane)
 
 
 def test_closing_ends_a_model_that_waits_to_be_mended() -> None:
