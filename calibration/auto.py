@@ -16,7 +16,9 @@ from calibration.table import CalibrationTable
 from calibration.trials import SURELY_GOOD_DB, Amax, Batches, Bench, Trial, is_good
 from engines.errors import InputError
 from engines.progress import QUIET, Progress
-from export.graph import load_graph, weights_digest
+from export.digests import constant_digests
+from export.graph import weights_digest
+from export.light import NO_ARRAYS, Arrays, load_light
 from export.onnxlib import onnx
 
 __all__ = ["METHOD", "Choice", "Trial", "choose", "is_good", "measure"]
@@ -53,6 +55,7 @@ def measure(
     name: str = "",
     reference: NDArray[np.float32] | None = None,
     weights: str | None = None,
+    arrays: Arrays = NO_ARRAYS,
     threads: int | None = None,
 ) -> Trial:
     """How one table does.
@@ -64,9 +67,10 @@ def measure(
         name: of the trial; the table's method unless given.
         reference: what FP32 makes of the images, float32 [N, classes]; computed unless given.
         weights: the digest of the model's weights, where it is known.
+        arrays: the values of the model's stubs (:mod:`export.light`).
         threads: of ONNX Runtime; all cores unless given.
     """
-    with Simulation(model, table, threads=threads, weights=weights) as simulation:
+    with Simulation(model, table, threads=threads, weights=weights, arrays=arrays) as simulation:
         return Bench(simulation, held_out, reference=reference).measure(name or table.method)
 
 
@@ -84,6 +88,7 @@ def choose(
     facts: Mapping[str, Any] | None = None,
     reference: NDArray[np.float32] | None = None,
     weights: str | None = None,
+    arrays: Arrays = NO_ARRAYS,
     progress: Progress = QUIET,
     threads: int | None = None,
 ) -> Choice:
@@ -103,6 +108,7 @@ def choose(
         facts: what else the table should tell.
         reference: what FP32 makes of the held-out images, float32 [N, classes]; computed unless given.
         weights: the digest of the model's weights, where it is known.
+        arrays: the values of the model's stubs (:mod:`export.light`).
         progress: told of every candidate.
         threads: of ONNX Runtime; all cores unless given.
 
@@ -114,16 +120,18 @@ def choose(
     names = tuple(methods_for(precision) if methods is None else methods)
     if not names:
         raise InputError("no methods to choose from", "give at least one")
-    model = load_graph(model) if isinstance(model, Path | str) else model
+    if isinstance(model, Path | str):
+        loaded = load_light(model)
+        model, arrays = loaded.model, loaded.arrays
     tables = {name: statistics.table(name, data=data, facts=facts, precision=precision) for name in names}
     first = tables[names[0]]
-    weights = weights or weights_digest(model)
+    weights = weights or weights_digest(model, constant_digests(model, arrays))
     if equalisation:
         first = replace(first, equalisation=equalisation, weights=weights)
     first = replace(first, weight_clip=weight_clip)
     progress.begin("measuring candidates", None, "candidates")
     try:
-        with Simulation(model, first, threads=threads, weights=weights) as simulation:
+        with Simulation(model, first, threads=threads, weights=weights, arrays=arrays) as simulation:
             del model
             proposals = {name: {key: found.amax for key, found in tables[name].ranges.items()} for name in names}
             best, evaluated, images = _choose(simulation, list(held_out), reference, proposals, progress, refine)

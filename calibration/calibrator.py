@@ -27,7 +27,7 @@ from calibration.table import CalibrationTable
 from calibration.trials import Trial, is_good
 from engines.errors import InputError
 from engines.progress import QUIET, Progress
-from export.onnxlib import onnx
+from export.light import SplitGraph
 
 if TYPE_CHECKING:
     from calibration.partial import Partial
@@ -111,7 +111,7 @@ def held_out(images: int, method: str) -> int:
 
 
 def calibrate_graph(
-    master: Callable[[], onnx.ModelProto],
+    master: SplitGraph,
     tapped: TappedGraph,
     batches: Batches,
     images: int,
@@ -123,7 +123,7 @@ def calibrate_graph(
     """Measure a graph on images.
 
     Args:
-        master: gives the FP32 master graph, loaded: anew, or the same again. It isn't changed.
+        master: the FP32 master graph, its large weights beside it; it isn't changed.
         tapped: the same graph, loaded; it is closed when it isn't needed any more.
         batches: the images.
         images: how many there are.
@@ -146,9 +146,9 @@ def calibrate_graph(
     peaks = run.peaks(tapped, PILOT) if settings.equalise else {}
     factors: Factors = {}
     if any(map(_uneven, peaks.values())):
-        factors = run.factors(run.peaks(tapped, PILOT_AGAIN), tapped.arrays)
+        factors = run.factors(run.peaks(tapped, PILOT_AGAIN))
     elif peaks and settings.method != AUTO:
-        factors = run.factors(peaks, tapped.arrays)
+        factors = run.factors(peaks)
     if factors:
         tapped.close()  # its weights make room for the others
         tapped = run.tapped(factors)
@@ -168,7 +168,7 @@ class _Run:
     """The steps, each on what the others leave.
 
     Attributes:
-        master: gives the master graph.
+        master: the master graph.
         weights: the digest of its weights.
         batches: the images.
         counted: how many of them are counted in histograms; the others are held out.
@@ -177,7 +177,7 @@ class _Run:
         progress: told of every step.
     """
 
-    master: Callable[[], onnx.ModelProto]
+    master: SplitGraph
     weights: str
     batches: Batches
     counted: int
@@ -193,13 +193,14 @@ class _Run:
                 found[name] = values if name not in found else np.maximum(values, found[name])
         return found
 
-    def factors(self, peaks: Peaks, arrays: Mapping[str, NDArray[Any]] | None = None) -> Factors:
+    def factors(self, peaks: Peaks) -> Factors:
         """What evens out the graph's channels; empty where they are even enough."""
-        return find_factors(self.master(), peaks, arrays)
+        return find_factors(self.master.model, peaks, self.master.arrays)
 
     def tapped(self, factors: Factors) -> TappedGraph:
         """The graph, evened out, and loaded."""
-        model = equalise(self.master(), factors)
+        arrays = self.master.arrays
+        model = SplitGraph(equalise(self.master.model, factors, arrays), arrays)
         return TappedGraph(model, threads=self.settings.threads, device=self.settings.device)
 
     def collect(self, tapped: TappedGraph, partial: "Partial | None" = None) -> Statistics:
@@ -210,7 +211,7 @@ class _Run:
     def shifts(self, table: CalibrationTable) -> dict[str, tuple[float, ...]]:
         """What corrects the biases."""
         batches = self.batches(0, min(BIASED, self.counted))
-        return measure_biases(self.master(), table, batches, threads=self.settings.threads)
+        return measure_biases(self.master.whole(), table, batches, threads=self.settings.threads)
 
     def table(self, statistics: Statistics, factors: Factors) -> CalibrationTable:
         """The table of the one method that was asked for."""
@@ -289,7 +290,7 @@ class _Auto:
     def _choose(self, statistics: Statistics, factors: Factors, refine: Callable[[], bool] = lambda: True) -> None:
         settings = self._run.settings
         choice = choose(
-            self._run.master(),
+            self._run.master.model,
             statistics,
             self._held.batches,
             precision=settings.precision,
@@ -298,6 +299,7 @@ class _Auto:
             refine=refine,
             reference=self._held.logits,
             weights=self._run.weights,
+            arrays=self._run.master.arrays,
             progress=self._run.progress,
             threads=settings.threads,
         )
@@ -308,12 +310,13 @@ class _Auto:
     def _attempt(self, name: str, table: CalibrationTable, *, wanted: bool = False) -> None:
         run, held = self._run, self._held
         trial = measure(
-            run.master(),
+            run.master.model,
             table,
             held.batches,
             name=name,
             reference=held.logits,
             weights=run.weights,
+            arrays=run.master.arrays,
             threads=run.settings.threads,
         )
         self._trials.append(trial)

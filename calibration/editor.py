@@ -1,6 +1,5 @@
 """Puts quantised tensors into a copy of a graph: the steps that every target's placement is written in."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +8,10 @@ from numpy.typing import NDArray
 
 from calibration.e4m3 import quantise_weight_fp8
 from calibration.weights import Floats, quantise_weight
+from export.light import NO_ARRAYS, Arrays, SplitGraph, stub, values_of
 from export.onnxlib import onnx
 from export.structure import (
+    LIGHT,
     attribute,
     initializers,
     label,
@@ -45,7 +46,7 @@ class Editor:
         model: the FP32 graph; it isn't changed.
         weight_clip: how the ranges of weights are chosen (:mod:`calibration.weights`).
         precision: what weights are quantised to: "int8" or "fp8".
-        arrays: values of the graph's constants that are at hand already, by name.
+        arrays: the values of those of the graph's constants that are stubs (:mod:`export.light`).
 
     Attributes:
         graph: the new graph: the nodes of ``model`` to be rewired, and what is added to them.
@@ -58,9 +59,9 @@ class Editor:
         *,
         weight_clip: str = "max",
         precision: str = "int8",
-        arrays: Mapping[str, NDArray[Any]] | None = None,
+        arrays: Arrays = NO_ARRAYS,
     ) -> None:
-        self._source, self._arrays = model, arrays or {}
+        self._source, self._arrays = model, arrays
         self._clip, self._precision = weight_clip, precision
         self._model = skeleton(model)
         self.graph = self._model.graph
@@ -75,6 +76,7 @@ class Editor:
         self._taken = names(model.graph)
         self.wide: set[str] = set()
         self._new: dict[str, onnx.TensorProto] = {}
+        self._large: dict[str, NDArray[Any]] = {}  # the values of those that are stubs
         self._added: list[onnx.NodeProto] = []
         self._stored: dict[tuple[str, Scale], list[str]] = {}
         self._pairs: dict[tuple[str, Scale, bool], str] = {}
@@ -99,9 +101,7 @@ class Editor:
 
     def values(self, constant: str) -> NDArray[Any]:
         """The values of a constant of the source graph."""
-        if constant in self._arrays:
-            return self._arrays[constant]
-        return np.asarray(onnx.numpy_helper.to_array(self._constants[constant]))
+        return values_of(self._constants[constant], self._arrays)
 
     def pair(self, tensor: str, scale: Scale, *, wide: bool = False) -> str:
         """QuantizeLinear and DequantizeLinear behind ``tensor``.
@@ -198,7 +198,12 @@ class Editor:
 
     def constant(self, values: Any, name: str) -> str:
         """A new constant; returns its name, which is ``name`` unless that is taken."""
-        return self._keep(onnx.numpy_helper.from_array(np.asarray(values), name))
+        values = np.asarray(values)
+        if values.nbytes <= LIGHT:
+            return self._keep(onnx.numpy_helper.from_array(values, name))
+        name = self._keep(stub(name, values.dtype, values.shape))
+        self._large[name] = values
+        return name
 
     def _zero(self, scale: Scale, name: str) -> str:
         """A constant of a scale's type: its zero point."""
@@ -230,8 +235,8 @@ class Editor:
                 set_attribute(node, name, 1.0)
         return factors
 
-    def finish(self) -> onnx.ModelProto:
-        """The graph, sorted, without constants that nothing uses any more."""
+    def split(self) -> SplitGraph:
+        """The graph, sorted, without constants that nothing uses any more; large constants are stubs."""
         self.graph.node.extend(self._added)
         used = {name for node in self.graph.node for name in node.input}
         used.update(value.name for value in self.graph.output)
@@ -242,7 +247,11 @@ class Editor:
         topological_sort(self.graph)
         remove_unused(self.graph)
         del self.graph.value_info[:]
-        return self._model
+        return SplitGraph(self._model, {**self._arrays, **self._large})
+
+    def finish(self) -> onnx.ModelProto:
+        """What :meth:`split` gives, whole."""
+        return self.split().whole()
 
     def _make(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         output = unique(output, self._taken)

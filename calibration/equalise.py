@@ -30,6 +30,7 @@ from calibration.parallel import over_cores
 from calibration.regions import Reader, Region, regions
 from calibration.rewrite import Rewrite
 from engines.errors import TableError
+from export.light import NO_ARRAYS, Arrays
 from export.onnxlib import onnx
 from export.structure import attribute
 
@@ -67,12 +68,15 @@ def equalisable(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(regions(model))
 
 
-def equalise(model: onnx.ModelProto, factors: Mapping[str, Sequence[float]]) -> onnx.ModelProto:
+def equalise(
+    model: onnx.ModelProto, factors: Mapping[str, Sequence[float]], arrays: Arrays = NO_ARRAYS
+) -> onnx.ModelProto:
     """The graph with each named tensor divided by its factors; with powers of two, its outputs are the same bits.
 
     Args:
         model: the FP32 graph; it isn't changed.
         factors: by the name of a group of :func:`equalisable`, a positive factor a channel.
+        arrays: the values of the graph's stubs (:mod:`export.light`); those that aren't changed stay stubs.
 
     Returns:
         A new graph of the same nodes and tensors with other weights and biases; ``model`` itself without factors.
@@ -83,7 +87,7 @@ def equalise(model: onnx.ModelProto, factors: Mapping[str, Sequence[float]]) -> 
     if not factors:
         return model
     found = regions(model)
-    rewrite = Rewrite(model)
+    rewrite = Rewrite(model, arrays)
     for name, numbers in factors.items():
         region = found.get(name)
         if region is None:
@@ -103,7 +107,7 @@ def equalise(model: onnx.ModelProto, factors: Mapping[str, Sequence[float]]) -> 
 
 
 def find_factors(
-    model: onnx.ModelProto, maxima: Mapping[str, NDArray[Any]], arrays: Mapping[str, NDArray[Any]] | None = None
+    model: onnx.ModelProto, maxima: Mapping[str, NDArray[Any]], arrays: Arrays = NO_ARRAYS
 ) -> dict[str, tuple[float, ...]]:
     """Factors for the tensors that need them: see the top of this module for what decides.
 
@@ -116,7 +120,7 @@ def find_factors(
         model: the FP32 graph.
         maxima: by the name of a group, max|x| of each channel, where it was measured; what isn't
             in :func:`equalisable` is ignored.
-        arrays: weights that are at hand already, by name: the graph's own would be copied.
+        arrays: the values of the graph's stubs.
 
     Returns:
         Factors by group for :func:`equalise`; empty for an ordinary network.

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from calibration.e4m3 import decode
 from calibration.editor import Editor
-from calibration.light import stub
 from calibration.parallel import over_cores
 from calibration.weights import Floats, parts
+from export.light import NO_ARRAYS, Arrays, copy_into, is_stub, stub, values_of
 from export.onnxlib import onnx
 from export.structure import skeleton, tensor_bytes, unique
 
@@ -19,16 +19,20 @@ _LARGE = 4096
 
 
 class WeightStore:
-    """Large constants, a copy of each that all sessions share: graphs have stubs of them (:mod:`calibration.light`).
+    """Large constants, a copy of each that all sessions share: graphs have stubs of them (:mod:`export.light`).
 
     A weight becomes an array when the first graph that needs it is run: most graphs need only quantised ones.
+
+    Args:
+        given: the values of what is a stub already in the graph that it takes.
 
     Attributes:
         arrays: the constants so far, by name.
         folded: by weight and by how it was quantised the name of what it is dequantised to, and its scales.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, given: Arrays = NO_ARRAYS) -> None:
+        self._given = given
         self._waiting: dict[str, onnx.TensorProto] = {}
         self.arrays: dict[str, NDArray[Any]] = {}
         self.folded: dict[tuple[Any, ...], tuple[str, Floats]] = {}
@@ -42,7 +46,7 @@ class WeightStore:
         light = skeleton(model)
         for tensor in model.graph.initializer:
             if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2 or tensor_bytes(tensor) <= _LARGE:
-                light.graph.initializer.add().CopyFrom(tensor)
+                copy_into(light.graph.initializer.add(), tensor, self._given)
             else:
                 self._waiting[tensor.name] = tensor
                 light.graph.initializer.append(stub(tensor.name, np.dtype(np.float32), tensor.dims))
@@ -51,13 +55,12 @@ class WeightStore:
     def values(self, name: str) -> NDArray[Any]:
         """The values of a constant that a stub stands for."""
         if name in self._waiting:
-            return np.asarray(onnx.numpy_helper.to_array(self._waiting[name]))
+            return values_of(self._waiting[name], self._given)
         return self.arrays[name]
 
     def weights(self, model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
         """The arrays that ``model`` has stubs of."""
-        external = onnx.TensorProto.EXTERNAL
-        names = [tensor.name for tensor in model.graph.initializer if tensor.data_location == external]
+        names = [tensor.name for tensor in model.graph.initializer if is_stub(tensor)]
         for name in names:
             if name in self._waiting:
                 self.arrays[name] = self.values(name)
@@ -105,7 +108,7 @@ class FoldingEditor(Editor):
     def values(self, constant: str) -> NDArray[Any]:
         """The values of a constant of the source graph."""
         tensor = self._constants[constant]
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if is_stub(tensor):
             return self._store.values(constant)
         return super().values(constant)
 
@@ -123,3 +126,11 @@ class FoldingEditor(Editor):
         self._new[name] = stub(name, scales.dtype, self.shape(tensor))
         self._taken.add(name)
         return name, scales
+
+    def constant(self, values: Any, name: str) -> str:
+        """A new constant inside the graph, whatever its size: only weights are in the store."""
+        return self._keep(onnx.numpy_helper.from_array(np.asarray(values), name))
+
+    def finish(self) -> onnx.ModelProto:
+        """The graph, with stubs of what is in the store."""
+        return self.split().model

@@ -5,10 +5,8 @@ which is slow and exact, so that the accuracy of an FP8 engine is measured on an
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
-
-from numpy.typing import NDArray
+from collections.abc import Callable, Collection
+from typing import Literal
 
 from calibration.editor import Editor
 from calibration.equalise import equalise
@@ -17,7 +15,9 @@ from calibration.ranges import Ranges, refuse_typed
 from calibration.shift import shift_biases
 from calibration.table import CalibrationTable, check_table
 from engines.errors import GraphError, InputError, UnsupportedError
+from export.digests import constant_digests
 from export.graph import Derived, read_metadata, weights_digest, write_derived
+from export.light import NO_ARRAYS, Arrays, SplitGraph
 from export.onnxlib import onnx
 from export.passes.lift_opset import lift_opset
 from export.precision import to_half
@@ -46,7 +46,7 @@ def quantise(
     *,
     remainder: Literal["fp16", "fp32"] | None = None,
     weights: str | None = None,
-    arrays: Mapping[str, NDArray[Any]] | None = None,
+    arrays: Arrays = NO_ARRAYS,
 ) -> onnx.ModelProto:
     """Place Q/DQ for ``target``, of the precision that the table is for, and give the rest of the graph its type.
 
@@ -61,7 +61,7 @@ def quantise(
         keep: names of nodes that stay unquantised, beside those that the table keeps.
         remainder: "fp16" or "fp32": the type of what isn't quantised; the target's best unless given.
         weights: the digest of the model's weights, where it is known.
-        arrays: weights that are at hand already, by name: the graph's own would be copied.
+        arrays: the values of the model's stubs (:mod:`export.light`); the new graph has none.
 
     Returns:
         A new graph that carries the master's metadata, and what it was made from.
@@ -72,6 +72,20 @@ def quantise(
         InputError: an unknown target, or a name in ``keep`` that no node has.
         UnsupportedError: the table is for FP8, and the target has no kernels for it.
     """
+    return quantise_light(model, table, target, keep, remainder=remainder, weights=weights, arrays=arrays).whole()
+
+
+def quantise_light(
+    model: onnx.ModelProto,
+    table: CalibrationTable,
+    target: str = "tensorrt",
+    keep: Collection[str] = (),
+    *,
+    remainder: Literal["fp16", "fp32"] | None = None,
+    weights: str | None = None,
+    arrays: Arrays = NO_ARRAYS,
+) -> SplitGraph:
+    """What :func:`quantise` gives, its large constants beside it where that saves copies of them."""
     if target not in PLACEMENTS:
         raise InputError(f"no Q/DQ placement for '{target}'", f"targets are {', '.join(PLACEMENTS)}")
     if table.precision == "fp8" and target != "tensorrt":
@@ -83,20 +97,20 @@ def quantise(
     if unknown := sorted(keep - {label(node) for node in model.graph.node}):
         raise InputError(f"no node is called '{unknown[0]}'", "`toolkit inspect` lists the graph's nodes")
     refuse_typed(model)
-    weights = weights or weights_digest(model)
+    weights = weights or weights_digest(model, constant_digests(model, arrays))
     metadata = read_metadata(model)
     check_table(table, weights, metadata.preprocess.digest() if metadata else None)
-    editor = place(model, table, target, keep, functools.partial(_editor, model, arrays or {}))
+    editor = place(model, table, target, keep, functools.partial(Editor, arrays=arrays), arrays)
     if not editor.has_weights:
         raise GraphError(
             f"the graph has no convolution or matrix product to quantise to {table.precision}",
             "use --fp16, or keep fewer layers back",
         )
-    result = editor.finish()
+    result = editor.split()
     remainder = remainder or REMAINDERS[target]
     if remainder == "fp16":
-        result = to_half(result, "fp16", keep=editor.wide)
-    write_derived(result, Derived(table.precision, weights, target, table.digest(), remainder))
+        result = SplitGraph(to_half(result.whole(), "fp16", keep=editor.wide))
+    write_derived(result.model, Derived(table.precision, weights, target, table.digest(), remainder))
     return result
 
 
@@ -106,6 +120,7 @@ def place(
     target: str,
     keep: Collection[str],
     make_editor: Callable[..., Editor] = Editor,
+    arrays: Arrays = NO_ARRAYS,
 ) -> Editor:
     """Place Q/DQ in a graph that suits the table: :func:`quantise` without its checks and without what comes after.
 
@@ -115,24 +130,18 @@ def place(
         target: "tensorrt" or "onnxruntime".
         keep: every node that stays unquantised.
         make_editor: an :class:`Editor` or something that does its work in another way.
+        arrays: the values of the model's stubs, for what changes weights before it.
 
     Returns:
         The editor, whose ``finish`` gives the graph.
     """
-    model = shift_biases(equalise(model, table.equalisation), table.biases, keep)
+    model = shift_biases(equalise(model, table.equalisation, arrays), table.biases, keep, arrays)
     if table.precision == "fp8":
         model = _lifted(model)
         keep = {*keep, *tensorrt.without_fp8_kernel(model)}
     editor = make_editor(model, weight_clip=table.weight_clip, precision=table.precision)
     PLACEMENTS[target](editor, Ranges(model), table, keep)
     return editor
-
-
-def _editor(
-    master: onnx.ModelProto, arrays: Mapping[str, NDArray[Any]], model: onnx.ModelProto, **options: Any
-) -> Editor:
-    """An editor of ``model``, which has the master's weights only where nothing of them was changed for the table."""
-    return Editor(model, arrays=arrays if model is master else None, **options)
 
 
 def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:

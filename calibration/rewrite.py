@@ -1,12 +1,12 @@
 """Gives a graph other constants, and copies only those that stay."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from export.light import NO_ARRAYS, Arrays, values_of
 from export.onnxlib import onnx
 from export.structure import attribute, has_subgraphs, initializers, label, names, set_attribute, skeleton, unique
 
@@ -16,20 +16,20 @@ class Rewrite:
 
     Args:
         model: the graph that it starts from, which isn't changed.
-        arrays: values of its constants that are at hand already, by name: the graph's own would be copied.
+        arrays: the values of those of its constants that are stubs (:mod:`export.light`).
 
     Attributes:
         constants: the tensors whose values the source graph gives.
         nodes: the new graph's nodes by :func:`export.structure.label`.
     """
 
-    def __init__(self, model: onnx.ModelProto, arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, arrays: Arrays = NO_ARRAYS) -> None:
         self._source = model
         self._model = skeleton(model)
         self.constants = constants(model.graph)
         self._uses = uses(model.graph)
         self._taken = names(model.graph)
-        self._known = arrays or {}
+        self._arrays = arrays
         self._new: dict[str, NDArray[Any]] = {}
         self.nodes: dict[str, onnx.NodeProto] = {label(node): node for node in self._model.graph.node}
 
@@ -39,10 +39,7 @@ class Rewrite:
 
     def values(self, tensor: str) -> NDArray[Any]:
         """The values of a constant, as last set; not to be written to."""
-        for found in (self._new, self._known):
-            if tensor in found:
-                return found[tensor]
-        return np.asarray(onnx.numpy_helper.to_array(self.constants[tensor]))
+        return self._new[tensor] if tensor in self._new else values_of(self.constants[tensor], self._arrays)
 
     def set(self, tensor: str, values: NDArray[Any]) -> None:
         """Give a constant other values."""
@@ -55,7 +52,7 @@ class Rewrite:
         return name
 
     def finish(self) -> onnx.ModelProto:
-        """The new graph."""
+        """The new graph; what was a stub and stays the same is one."""
         graph = self._model.graph
         for tensor in self._source.graph.initializer:
             values = self._new.pop(tensor.name, None)

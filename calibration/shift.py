@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from calibration.rewrite import Rewrite
 from engines.errors import TableError
+from export.light import NO_ARRAYS, Arrays
 from export.onnxlib import onnx
 from export.structure import attribute, label
 
@@ -15,7 +16,10 @@ _WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 def shift_biases(
-    model: onnx.ModelProto, shifts: Mapping[str, Sequence[float]], keep: Collection[str] = ()
+    model: onnx.ModelProto,
+    shifts: Mapping[str, Sequence[float]],
+    keep: Collection[str] = (),
+    arrays: Arrays = NO_ARRAYS,
 ) -> onnx.ModelProto:
     """The graph with ``shifts`` added to the outputs of the named nodes, but those in ``keep``, by their biases.
 
@@ -25,6 +29,7 @@ def shift_biases(
         model: the FP32 graph; it isn't changed.
         shifts: by the name of a node, a number a channel.
         keep: nodes to leave alone: those that stay unquantised.
+        arrays: the values of the graph's stubs (:mod:`export.light`); those that aren't changed stay stubs.
 
     Returns:
         A new graph; ``model`` itself if nothing is shifted.
@@ -36,7 +41,7 @@ def shift_biases(
     wanted = {name: shift for name, shift in wanted.items() if shift.any()}
     if not wanted:
         return model
-    rewrite = Rewrite(model)
+    rewrite = Rewrite(model, arrays)
     for name, shift in wanted.items():
         node = rewrite.nodes.get(name)
         if node is None or not has_bias(node, rewrite.constants):

@@ -25,7 +25,9 @@ from calibration.table import CalibrationTable, check_table
 from engines.errors import GraphError, InputError
 from engines.optional import require
 from engines.tensors import check_feeds
-from export.graph import inputs, load_graph, module_of, read_metadata, weights_digest
+from export.digests import constant_digests
+from export.graph import inputs, module_of, read_metadata, weights_digest
+from export.light import NO_ARRAYS, Arrays, load_light
 from export.onnxlib import onnx
 from export.structure import initializers, label
 
@@ -47,6 +49,7 @@ class Simulation:
         table: the ranges, and what else decides how the graph is quantised. What it keeps back stays so.
         threads: of ONNX Runtime; all cores unless given.
         weights: the digest of the model's weights, where it is known.
+        arrays: the values of the model's stubs (:mod:`export.light`).
 
     Attributes:
         layers: names of the nodes that are quantised and can be kept back, in graph order.
@@ -66,17 +69,21 @@ class Simulation:
         *,
         threads: int | None = None,
         weights: str | None = None,
+        arrays: Arrays = NO_ARRAYS,
     ) -> None:
         require("onnxruntime", _FEATURE, "onnxruntime")
-        model = load_graph(model) if isinstance(model, Path | str) else model
+        if isinstance(model, Path | str):
+            loaded = load_light(model)
+            model, arrays = loaded.model, loaded.arrays
         refuse_typed(model)
         metadata = read_metadata(model)
-        check_table(table, weights or weights_digest(model), metadata.preprocess.digest() if metadata else None)
+        weights = weights or weights_digest(model, constant_digests(model, arrays))
+        check_table(table, weights, metadata.preprocess.digest() if metadata else None)
         self._inputs = inputs(model)
         if len(self._inputs) != 1:
             raise GraphError(f"the graph has {len(self._inputs)} inputs, not one", "export the model again")
-        self._store = WeightStore()
-        self._model = self._store.take(equalise(model, table.equalisation))
+        self._store = WeightStore(arrays)
+        self._model = self._store.take(equalise(model, table.equalisation, arrays))
         del model
         self.table = table
         self._threads = threads

@@ -5,11 +5,8 @@ Its parts that have a file of their own are here too: properties, structure, lay
 
 import hashlib
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from engines.errors import GraphError
 from engines.files import atomic_file, unreadable
@@ -59,6 +56,7 @@ __all__ = [
     "GraphLayer",
     "attribute",
     "check_graph",
+    "check_loaded",
     "check_opset",
     "consumers",
     "external_files",
@@ -67,7 +65,6 @@ __all__ = [
     "inputs",
     "layer_types",
     "load_graph",
-    "map_weights",
     "module_of",
     "outputs",
     "peek_metadata",
@@ -85,6 +82,7 @@ __all__ = [
     "weight_bytes",
     "weights_digest",
     "write_derived",
+    "write_graph",
     "write_metadata",
 ]
 
@@ -127,6 +125,22 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
         raise GraphError(f"'{path}' is damaged, or not an ONNX file: {error}", "export the model again") from error
     size, places = len(data), raw_places(data)
     del data
+    check_loaded(model, path, size, places)
+    return model
+
+
+def check_loaded(model: onnx.ModelProto, path: Path, size: int, places: Places) -> None:
+    """Check what was parsed of a file, and read its external weights.
+
+    Args:
+        model: the graph; large initializers may lack the raw bytes that ``places`` tells of.
+        path: the file.
+        size: its bytes.
+        places: what :func:`export.raw_places.raw_places` says of it.
+
+    Raises:
+        GraphError: as :func:`load_graph` says.
+    """
     if not model.ir_version or not model.opset_import or not model.HasField("graph"):
         raise GraphError(f"'{path}' is not an ONNX model, or was cut short", "export the model again")
     if any(isinstance(text, bytes) for text in _texts(model)):  # protobuf's answer to broken UTF-8
@@ -141,7 +155,6 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
         by_path = external and size < INLINE_LIMIT
         check_graph(model, f"'{path}'", path if by_path else None, places=None if external else places)
         _CHECKED[version] = external
-    return model
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[str]:
@@ -254,11 +267,21 @@ def save_graph(model: onnx.ModelProto, path: Path | str, *, inline_limit: int = 
         InputError: the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
-    before = external_files(path)
     if weight_bytes(model) > inline_limit:
         model = _externalise(model, path)
+    write_graph([model.SerializeToString()], path)
+
+
+def write_graph(parts: Iterable[bytes | memoryview], path: Path) -> None:
+    """Write a serialised graph whole or not at all, and remove the file of weights that only its predecessor needed.
+
+    Raises:
+        InputError: as :func:`save_graph` says.
+    """
+    before = external_files(path)
     with atomic_file(path) as file:
-        file.write(model.SerializeToString())
+        for part in parts:
+            file.write(part)
     for name in before - external_files(path) if before else ():
         if name.startswith(f"{path.name}.") and name.endswith(".data"):
             (path.parent / name).unlink(missing_ok=True)
@@ -307,33 +330,6 @@ def external_files(path: Path) -> frozenset[str]:
 def _references(model: onnx.ModelProto) -> frozenset[str]:
     tensors = all_tensors(model.graph)
     return frozenset(item.value for tensor in tensors for item in tensor.external_data if item.key == "location")
-
-
-def map_weights(path: Path | str, model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    """The float32 constants of a graph as arrays of the file that it was loaded from: the system's memory, no copies.
-
-    Args:
-        path: the file.
-        model: what :func:`load_graph` has made of it.
-
-    Returns:
-        Read-only arrays by name, of what lies in the file itself; they needn't be aligned. None at all where the file
-        isn't the one that was loaded any more, or can't be mapped.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            if _version(Path(path)) not in _CHECKED:
-                return {}
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):
-        return {}
-    places, found = raw_places(data), {}
-    for tensor in model.graph.initializer:
-        start, end = places.get(tensor.name, (0, 0))
-        if tensor.data_type == onnx.TensorProto.FLOAT and end - start == tensor_bytes(tensor) > 0:
-            values = np.frombuffer(data, np.dtype("<f4"), (end - start) // 4, start)
-            found[tensor.name] = values.reshape(tuple(tensor.dims))
-    return found
 
 
 def _version(path: Path) -> _Version:

@@ -34,7 +34,7 @@ def with_stand_ins(model: onnx.ModelProto, places: Places) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         start, end = places.get(tensor.name, (0, 0))
         kept = copy.graph.initializer.add()
-        if end - start > LIGHT and _is_sound(tensor, end - start):
+        if end - start > LIGHT and is_sound(tensor, end - start):
             kept.name, kept.data_type, kept.doc_string = tensor.name, tensor.data_type, tensor.doc_string
             kept.dims.append(1)
             kept.raw_data = bytes(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
@@ -43,7 +43,8 @@ def with_stand_ins(model: onnx.ModelProto, places: Places) -> onnx.ModelProto:
     return copy
 
 
-def _is_sound(tensor: onnx.TensorProto, size: int) -> bool:
+def is_sound(tensor: onnx.TensorProto, size: int) -> bool:
+    """Whether a constant with so many raw bytes can't be wrong but in its name or its type."""
     return (
         tensor.data_type in _WHOLE_BYTES
         and tensor.data_location == onnx.TensorProto.DEFAULT

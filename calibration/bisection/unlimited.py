@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from calibration.bisection.sides import Side
-from calibration.light import stub
+from export.light import stub
 from export.onnxlib import onnx
 from export.structure import LIGHT, attribute, initializers, names, skeleton, unique
 

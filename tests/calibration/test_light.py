@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from calibration.collect import TappedGraph, collect
-from calibration.equalise import find_factors
+from calibration.equalise import equalise, find_factors
 from calibration.light import lighten
 from calibration.parallel import over_cores
 from calibration.qdq import quantise
+from calibration.regions import regions
+from calibration.simulation import Simulation
 from engines.errors import GraphError, ToolkitError
-from export.graph import load_graph, map_weights, save_graph, weights_digest
+from export.graph import initializers, load_graph, save_graph, weights_digest
+from export.light import SplitGraph, load_light
 from export.onnxlib import onnx
 from export.structure import label
 from tests.calibration.test_simulation import table_of
@@ -45,30 +48,50 @@ def test_a_closed_graph_holds_no_weights() -> None:
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
-def test_a_graph_is_quantised_the_same_from_mapped_weights(target, tmp_path) -> None:
+@pytest.mark.parametrize("changed", ["nothing", "biases", "channels", "kept"])
+def test_a_light_graph_is_quantised_as_a_whole_one(target, changed, tmp_path) -> None:
     path = tmp_path / "m.onnx"
     save_graph(tiny_graph(), path)
-    model = load_graph(path)
+    model, light = load_graph(path), load_light(path)
     table = table_of(model)
-    arrays = map_weights(path, model)
-    assert arrays
-    assert quantise(model, table, target, arrays=arrays, weights=table.weights) == quantise(model, table, target)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    if changed == "biases":
+        channels = initializers(model.graph)[convolutions[0].input[1]].dims[0]
+        table = replace(table, biases={label(convolutions[0]): (0.5,) * channels})
+    elif changed == "channels":
+        name, region = next(iter(regions(model).items()))
+        table = replace(table, equalisation={name: tuple(2.0 ** (i % 3) for i in range(region.channels))})
+    elif changed == "kept":
+        table = replace(table, keep=tuple(map(label, convolutions)))
+    assert light.arrays
+    made = quantise(light.model, table, target, arrays=light.arrays)
+    assert made == quantise(model, table, target)
+    assert made.SerializeToString() == quantise(model, table, target).SerializeToString()
 
 
-def test_weights_that_the_table_changes_are_not_taken_from_the_file(tmp_path) -> None:
+def test_a_light_graph_answers_as_a_whole_one(tmp_path) -> None:
     path = tmp_path / "m.onnx"
     save_graph(tiny_graph(), path)
-    model = load_graph(path)
-    table = table_of(model)
-    wrong = {name: values * 2 for name, values in map_weights(path, model).items()}
-    assert quantise(model, table, arrays=wrong) != quantise(model, table), "arrays at hand are what is quantised"
-    node = next(node for node in model.graph.node if node.op_type == "Conv")
-    channels = next(tensor.dims[0] for tensor in model.graph.initializer if tensor.name == node.input[1])
-    shifted = replace(table, biases={label(node): (0.5,) * channels})
-    assert quantise(model, shifted, arrays=wrong) == quantise(model, shifted)
+    model, light = load_graph(path), load_light(path)
+    name, region = next(iter(regions(model).items()))
+    table = replace(table_of(model), equalisation={name: (2.0,) * region.channels})
+    with Simulation(model, table) as whole, Simulation(light.model, table, arrays=light.arrays) as other:
+        for batch in batches():
+            np.testing.assert_array_equal(whole.run(batch), other.run(batch))
+            np.testing.assert_array_equal(whole.reference(batch), other.reference(batch))
 
 
-def test_factors_are_the_same_with_weights_at_hand() -> None:
+def test_what_was_changed_is_not_taken_from_the_arrays() -> None:
+    model = tiny_graph()
+    name, region = next(iter(regions(model).items()))
+    factors = {name: (4.0,) * region.channels}
+    light, arrays = lighten(model)
+    mixed = SplitGraph(equalise(light, factors, arrays), arrays)
+    assert mixed.whole() == equalise(model, factors)
+    assert TappedGraph(mixed).weights == weights_digest(equalise(model, factors)) != weights_digest(model)
+
+
+def test_factors_are_the_same_of_a_light_graph() -> None:
     model = tiny_graph()
     light, arrays = lighten(model)
     graph = TappedGraph(model)

@@ -1,6 +1,5 @@
 """Constants that nobody copies: where they lie in their file, and what stands for them when a graph is checked."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines.errors import GraphError
 from export import graph as g
-from export.digests import constant_digests
-from export.raw_places import raw_places
+from export.light import load_light
+from export.raw_places import raw_places, without_raw
 from export.stand_ins import with_stand_ins
 from tests.tiny import tiny_graph
 
@@ -46,6 +45,30 @@ def test_of_what_is_ambiguous_or_damaged_nothing_is_told() -> None:
     assert raw_places(b"") == {}
 
 
+def test_raw_bytes_are_left_out_and_nothing_else() -> None:
+    model = tiny_graph()
+    data = model.SerializeToString()
+    places = raw_places(data)
+    left_out = sorted(places)[::2]
+    expected = tiny_graph()
+    for tensor in expected.graph.initializer:
+        if tensor.name in left_out:
+            tensor.ClearField("raw_data")
+    assert without_raw(data, [places[name] for name in left_out]) == expected.SerializeToString()
+    assert without_raw(data, []) == data
+
+
+def test_a_field_whose_head_is_longer_than_it_needs_to_be_is_told() -> None:
+    raw = b"\x4a\x82\x00ab"  # field 9, two bytes; 0x82 0x00 says 2 as 0x02 does
+    tensor = b"\x42\x01w" + raw
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    data = b"\x3a" + bytes([len(graph)]) + graph
+    places = raw_places(data)
+    assert {name: data[start:end] for name, (start, end) in places.items()} == {"w": b"ab"}
+    with pytest.raises(ValueError, match="head"):
+        without_raw(data, places.values())
+
+
 def test_what_is_checked_in_place_of_a_graph_is_small_and_as_valid() -> None:
     model = graph_with(numpy_helper.from_array(VALUES, "w"))
     small = with_stand_ins(model, raw_places(model.SerializeToString()))
@@ -74,31 +97,6 @@ def test_a_large_constant_that_is_wrong_is_refused_as_ever(what: str, tmp_path: 
     with pytest.raises((onnx.checker.ValidationError, onnx.shape_inference.InferenceError)):
         onnx.checker.check_model(model)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(GraphError, match=r"m\.onnx"):
-        g.load_graph(tmp_path / "m.onnx")
-
-
-def test_weights_are_mapped_from_the_file_that_was_loaded_and_from_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    g.save_graph(tiny_graph(), path)
-    assert g.map_weights(path, tiny_graph()) == {}, "nobody has loaded it"
-    model = g.load_graph(path)
-    found = g.map_weights(path, model)
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    assert set(found) == {name for name, values in constants.items() if values.dtype == np.float32}
-    for name, values in found.items():
-        np.testing.assert_array_equal(values, constants[name])
-        assert not values.flags.writeable
-        assert not values.flags.owndata
-    assert constant_digests(model, found) == constant_digests(model)
-    os.utime(path, ns=(1, 1))
-    assert g.map_weights(path, model) == {}, "it may be another one"
-    assert g.map_weights(tmp_path / "gone.onnx", model) == {}
-
-
-def test_weights_beside_the_graph_are_not_mapped_from_it(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    g.save_graph(tiny_graph(), path, inline_limit=0)
-    model = g.load_graph(path)
-    large = {tensor.name for tensor in model.graph.initializer if len(tensor.raw_data) > 4096}
-    assert not large & set(g.map_weights(path, model))
+    for load in (g.load_graph, load_light):
+        with pytest.raises(GraphError, match=r"m\.onnx"):
+            load(tmp_path / "m.onnx")

@@ -18,7 +18,7 @@ def graph_layers(typed: "TypedGraph") -> LayerReport:
     """The convolutions and matrix products of a graph with the type that each computes in."""
     layers = (
         Layer(layer.name, (layer.name,), _KINDS.get(layer.kind, "other"), layer.type)
-        for layer in layer_types(typed.model)
+        for layer in layer_types(typed.structure)
     )
     return LayerReport(tuple(layers), "graph")
 

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     import onnx
 
     from calibration.table import CalibrationTable
+    from export.light import SplitGraph
     from toolkit.building.latency import Latency
-    from toolkit.building.quantised import Prepared
+    from toolkit.building.quantised import Measure, Prepared
     from toolkit.building.typed_graph import TypedGraph
     from toolkit.data.dataset import Dataset
 
-    Calibrate = Callable[[onnx.ModelProto, "str | Path | Dataset"], CalibrationTable]
+    Calibrate = Callable[[SplitGraph, "str | Path | Dataset"], CalibrationTable]
 
 
 @dataclass(frozen=True)
@@ -65,31 +66,37 @@ def type_graph(
     """
     job.cache.begin_digest(job.path)  # while modules are loaded and it is parsed, which one thread does
     from export.graph import load_graph
+    from export.light import SplitGraph, load_light
     from toolkit.building.typed import derive, given_graph, is_typed
 
     if job.backend != "onnxruntime":
         builder_library(job.backend, job.options)  # what it can't do is refused now, before minutes of calibration
-    model = load_graph(job.path)
+    quantised = job.precision in QUANTISED
+    master = load_light(job.path) if quantised else SplitGraph(load_graph(job.path))
     prepared: Prepared | None = None
     candidates: Candidates | None = None
-    if is_typed(model):
+    if is_typed(master.model):
         asked.refuse_typed(job.path)
-        typed = given_graph(job.path, model, job.precision, job.backend, job.cache.digest)
+        typed = given_graph(job.path, master.whole(), job.precision, job.backend, job.cache.digest)
     else:
         table = weights = None
-        if job.precision in QUANTISED:
+        if quantised:
+            # A calibration needs no more of the master than is in the light one.
+            model = master.model if asked.measures_only else master.whole()
             candidates = job.candidates(model)
-            prepared = _prepare(job, asked, model, candidates, calibrate)
+            prepared = _prepare(job, asked, model, candidates, functools.partial(calibrate, master))
             table, weights = prepared.table, prepared.weights
         typed = derive(
             job.path,
-            model,
+            master.model,
             job.precision,
             job.backend,
             table=table,
             weights=weights,
+            arrays=master.arrays,
             force=job.force,
             digest=job.cache.digest,
+            remember=job.cache.remember,
         )
     notes = [*(prepared.notes if prepared else ()), *_lint(typed, job.backend, allow_float=job.options.allow_partial)]
     if job.precision == "fp8" and prepared and (without := sorted(typed.keep - set(prepared.table.keep))):
@@ -103,14 +110,13 @@ def type_graph(
 
 
 def _prepare(
-    job: Job, asked: RangesRequest, model: "onnx.ModelProto", candidates: Candidates, calibrate: "Calibrate"
+    job: Job, asked: RangesRequest, model: "onnx.ModelProto", candidates: Candidates, measure: "Measure"
 ) -> "Prepared":
     """The table, measured or found, and the layers to keep."""
     from toolkit.building.quantised import prepare
 
     if asked.max_drop is not None:
         _check_outputs(job, model)  # before minutes of search
-    measure = functools.partial(calibrate, model)
     return prepare(job.path, model, job.precision, asked, measure, candidates, job.progress)
 
 

@@ -78,7 +78,11 @@ def graph_engine(typed: "TypedGraph", options: "BuildOptions", engine: Path, cac
     layers = graph_layers(typed)
     partial = proven(layers, typed, options)
     prove_it_opens(typed)
-    facts: dict[str, Any] = {"versions": versions(), "inputs": inputs(typed.model), "outputs": outputs(typed.model)}
+    facts: dict[str, Any] = {
+        "versions": versions(),
+        "inputs": inputs(typed.structure),
+        "outputs": outputs(typed.structure),
+    }
     said = {name: [spec.to_json() for spec in facts[name]] for name in ("inputs", "outputs")}
     cache.keep_facts(typed, options, {"layers": layers.to_json(), "versions": facts["versions"], **said})
     digest = typed.sources.get("typed_graph") or cache.digest(engine)  # it was digested as it was written

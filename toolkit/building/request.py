@@ -38,6 +38,11 @@ class RangesRequest:
     search_images: int = 512
     eval_images: int | None = None
 
+    @property
+    def measures_only(self) -> bool:
+        """Whether ranges are measured, and nothing else decides about the graph."""
+        return self.data is not None and self.table is None and self.max_drop is None
+
     def check(self, precision: str) -> None:
         """Refuse what makes no sense, before any file is read.
 

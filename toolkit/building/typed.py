@@ -9,14 +9,12 @@ from engines.errors import GraphError, InputError, TableError
 from engines.files import digest_file
 from export.graph import (
     layer_types,
-    load_graph,
-    map_weights,
     read_derived,
     read_metadata,
-    save_graph,
     weights_digest,
     write_derived,
 )
+from export.light import NO_ARRAYS, Arrays, SplitGraph, load_light, save_light
 from export.precision import to_half
 from toolkit.building.choose import QUANTISED, typed_path
 from toolkit.building.typed_graph import TypedGraph
@@ -65,7 +63,7 @@ def given_graph(
     if derived and derived.table:
         sources["table"] = derived.table
     keep = frozenset(derived.kept) if derived else frozenset[str]()
-    return TypedGraph(path, precision, weights, sources, read_metadata(model), keep, model)
+    return TypedGraph(path, precision, weights, sources, read_metadata(model), keep, SplitGraph(model))
 
 
 def derive(
@@ -76,8 +74,10 @@ def derive(
     *,
     table: "CalibrationTable | None" = None,
     weights: str | None = None,
+    arrays: Arrays = NO_ARRAYS,
     force: bool = False,
     digest: Callable[[Path], str] = digest_file,
+    remember: Callable[[Path, str], object] = lambda path, digest: None,
 ) -> TypedGraph:
     """Make and write the typed graph of a master graph; the FP32 one is the master itself.
 
@@ -88,8 +88,10 @@ def derive(
         backend: whose Q/DQ placement a quantised graph gets.
         table: the ranges for INT8 or FP8.
         weights: the digest of the model's weights, where it is known.
+        arrays: the values of the model's stubs (:mod:`export.light`); only a graph to be quantised may have any.
         force: replace a file that was made from something else.
         digest: digests files.
+        remember: told of a file that was written, and its digest.
 
     Raises:
         InputError: the output exists and was made from something else, or can't be written.
@@ -107,9 +109,9 @@ def derive(
         if "checkpoint" in metadata.origin:
             sources["checkpoint"] = metadata.origin["checkpoint"]
     if precision == "fp32":
-        return TypedGraph(path, precision, weights, sources, metadata, loaded=model)
+        return TypedGraph(path, precision, weights, sources, metadata, loaded=SplitGraph(model))
     if precision in QUANTISED:
-        from calibration.qdq import quantise
+        from calibration.qdq import quantise_light
 
         if table is None:
             raise InputError(
@@ -121,31 +123,31 @@ def derive(
                 f"the table's ranges were chosen for {table.precision.upper()}, not for {precision.upper()}",
                 f"calibrate for {precision.upper()}, or build with --{table.precision}",
             )
-        typed = quantise(
+        typed = quantise_light(
             model,
             table,
             "onnxruntime" if backend == "onnxruntime" else "tensorrt",
             weights=known,
-            arrays=map_weights(path, model),
+            arrays=arrays,
         )
         sources["table"] = table.digest()
         if table.data:
             sources["data"] = table.data
     else:
-        typed = to_half(model, HALVES[precision])
-    keep = _wider(typed, precision)
-    if keep and (derived := read_derived(typed)):
-        write_derived(typed, replace(derived, kept=tuple(sorted(keep))))
+        typed = SplitGraph(to_half(model, HALVES[precision]))
+    keep = _wider(typed.model, precision)
+    if keep and (derived := read_derived(typed.model)):
+        write_derived(typed.model, replace(derived, kept=tuple(sorted(keep))))
     output = typed_path(path, precision, backend)
     check_replace(output, weights, derived_from, force=force)
-    save_graph(typed, output)
-    sources["typed_graph"] = digest(output)
+    sources["typed_graph"] = save_light(typed, output)
+    remember(output, sources["typed_graph"])
     return TypedGraph(output, precision, weights, sources, metadata, keep, typed)
 
 
 def derived_from(path: Path) -> str | None:
     """The digest of the weights that an existing typed graph was derived from."""
-    derived = read_derived(load_graph(path))
+    derived = read_derived(load_light(path).model)
     return derived.weights if derived else None
 
 

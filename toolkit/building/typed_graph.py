@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import onnx
 
     from engines.metadata import ModelMetadata
+    from export.light import SplitGraph
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class TypedGraph:
     sources: dict[str, str]
     metadata: "ModelMetadata | None"
     keep: frozenset[str] = frozenset()
-    loaded: "onnx.ModelProto | None" = None
+    loaded: "SplitGraph | None" = None
 
     @functools.cached_property
     def model(self) -> "onnx.ModelProto":
@@ -42,7 +43,16 @@ class TypedGraph:
             GraphError: it is damaged.
         """
         if self.loaded is not None:
-            return self.loaded
+            return self.loaded.whole()
         from export.graph import load_graph
 
         return load_graph(self.path)
+
+    @property
+    def structure(self) -> "onnx.ModelProto":
+        """The content for whom no values of large constants matter: they may be stubs.
+
+        Raises:
+            ToolkitError: as for :attr:`model`.
+        """
+        return self.model if self.loaded is None else self.loaded.model

@@ -32,9 +32,8 @@ from toolkit.building.request import RangesRequest
 from toolkit.outputs import check_replace
 
 if TYPE_CHECKING:
-    import onnx
-
     from calibration.table import CalibrationTable
+    from export.light import SplitGraph
     from toolkit.building.quantised import Prepared
     from toolkit.data.dataset import Dataset
 
@@ -204,7 +203,7 @@ def _build(job: Job, asked: RangesRequest, command: str) -> BuildReport:
 
 
 def _calibrate(
-    job: Job, asked: RangesRequest, model: "onnx.ModelProto", data: "str | Path | Dataset"
+    job: Job, asked: RangesRequest, master: "SplitGraph", data: "str | Path | Dataset"
 ) -> "CalibrationTable":
     """Measure ranges, and write their table beside the graph."""
     from toolkit.steps.calibrate import calibrate
@@ -217,7 +216,7 @@ def _calibrate(
         images=asked.images,
         seed=asked.seed,
         force=job.force,
-        model=model,
+        loaded=master,
         progress=job.progress,
     )
 

@@ -18,12 +18,12 @@ from toolkit.outputs import check_replace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import onnx
     from numpy.typing import NDArray
 
     from calibration.collect import TappedGraph
     from calibration.table import CalibrationTable
     from engines.preprocess import Preprocess
+    from export.light import SplitGraph
     from toolkit.data.dataset import Dataset, Split
 
 
@@ -45,7 +45,7 @@ def calibrate(
     device: str = "cpu",
     resume: bool = True,
     force: bool = False,
-    model: "onnx.ModelProto | None" = None,
+    loaded: "SplitGraph | None" = None,
     progress: Progress = QUIET,
 ) -> "CalibrationTable":
     """Run a master graph over training images and write the range of each tensor.
@@ -70,7 +70,7 @@ def calibrate(
         device: "cpu", "cuda" or "auto": where activations are computed.
         resume: go on from an interrupted run.
         force: replace an output that was made from another graph.
-        model: what the file ``graph`` holds, where the caller has loaded it; it isn't changed.
+        loaded: what the file ``graph`` holds, where the caller has loaded it; it isn't changed.
         progress: told of every batch.
 
     Returns:
@@ -89,7 +89,8 @@ def calibrate(
     from calibration.collect import TappedGraph
     from calibration.partial import Partial
     from calibration.provenance import data_digest, pack
-    from export.graph import load_graph, require_metadata
+    from export.graph import require_metadata
+    from export.light import load_light
     from toolkit.data import choose, open_dataset
     from toolkit.steps.calibration_cache import check_cache, write_table
 
@@ -101,7 +102,8 @@ def calibrate(
         check_cache(Path(cache), precision, force=force)
     path = Path(graph)
     dataset = open_dataset(data, progress=progress)
-    tapped = TappedGraph(path, model=model, threads=threads, device=device)
+    master = load_light(path) if loaded is None else loaded
+    tapped = TappedGraph(path, loaded=master, threads=threads, device=device)
     metadata = require_metadata(tapped.metadata, path)
     target = Path(output) if output is not None else table_path(path, precision)
     check_replace(target, tapped.weights, made_from, force=force)
@@ -111,10 +113,6 @@ def calibrate(
     if not resume:
         partial.discard()
     pixels.fingerprints = partial.notes
-
-    def master() -> "onnx.ModelProto":
-        return load_graph(path) if model is None else model
-
     try:
         table = calibrate_graph(master, tapped, pixels, len(chosen), settings, partial=partial, progress=progress)
     except KeyboardInterrupt as error:
