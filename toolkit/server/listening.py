@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engines.errors import InputError
 from engines.optional import require
 from toolkit.server.http.wire import protocol
+from toolkit.server.newcomers import drop_newcomers
 
 if TYPE_CHECKING:
     import uvicorn
@@ -128,7 +129,10 @@ class Door:
         if self._task is None or self._task.done():
             self._socket.close()
             return
-        # The system has taken connections that the loop hasn't: closing the socket would reset them.
+        # The system has taken connections that the loop hasn't: closing the socket would reset them. Those that are
+        # being made are whole after a moment, and then there are no more.
+        if drop_newcomers(self._socket):
+            await asyncio.sleep(LINGER)
         until = monotonic() + PATIENCE
         with selectors.DefaultSelector() as waiting:
             waiting.register(self._socket, selectors.EVENT_READ)
