@@ -184,7 +184,13 @@ async def open_loop(
             opened.append(fresh)
         connection = idle.pop() if idle else fresh
         lags.append(time.perf_counter() - due)
-        reply = await asyncio.wait_for(connection.ask(requests[which]), LIMIT)
+        try:
+            reply = await asyncio.wait_for(connection.ask(requests[which]), LIMIT)
+        except ConnectionError:
+            # Servers close what was idle for long, as while they were stopped: what is sent then is sent again.
+            connection = await connect()
+            opened.append(connection)
+            reply = await asyncio.wait_for(connection.ask(requests[which]), LIMIT)
         replies.append((which, reply))
         if due >= start + warm_up:
             latencies.append(time.perf_counter() - due)
