@@ -60,10 +60,6 @@ class FrontMetrics:
             self._known = {state.name for state in self._plane.index()}
         self._requests[model if model in self._known else "", protocol, str(status)] += 1
 
-    def answered(self) -> int:
-        """Requests that were counted so far."""
-        return self._requests.total()
-
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The text that ``GET /metrics`` answers, and its content type.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.errors import InputError, MissingLibraryError, UnsupportedError
 from engines.optional import require
-from toolkit.server.listening import LINGER, Door, address, bound, check_free, refusal
+from toolkit.server.listening import Door, address, bound, check_free, refusal
 from toolkit.server.metrics import FrontMetrics
 from toolkit.server.plane.interface import HostedPlane
 from toolkit.server.plane.plane import DataPlane, open_models
@@ -175,7 +175,7 @@ class Server:
         if self._http is not None:
             ends.append(asyncio.create_task(self._http.close()))
         if self._grpc is not None:
-            ends += [await self._stop_grpc(self._grpc), asyncio.create_task(self._end_streams())]
+            ends.append(await self._stop_grpc(self._grpc))
         late: set[asyncio.Task[Any]] = set()
         if ends:
             _, late = await asyncio.wait(ends, timeout=self._settings.drain_timeout)
@@ -206,16 +206,6 @@ class Server:
         await asyncio.sleep(QUIET)
         self._plane.gate.release()
         return stopped
-
-    async def _end_streams(self) -> None:
-        """End gRPC's streams once nothing is asked over them any more: clients keep them for days."""
-        metrics = self._metrics
-        while metrics.streams:
-            before = metrics.answered()
-            await asyncio.sleep(LINGER)
-            if not metrics.in_flight and metrics.answered() == before:
-                for reader in metrics.streams:
-                    reader.cancel()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from toolkit.server.front import Front, told
 from toolkit.server.grpc.calls import Call, Context, Message, Read, let_in, refuse, text
+from toolkit.server.plane.gate import ending
 from toolkit.server.protocol import protobuf_form
-from toolkit.server.protocol.messages import UnavailableError
 
 AHEAD = 64
 """Requests of one stream that are under way at once: enough for full batches. The next are read when one is answered,
@@ -89,7 +89,7 @@ def model_stream_infer(front: Front, read: Read) -> Callable[[AsyncIterator[byte
             if not reader.cancelled():  # as it is when the server ends, and nothing is asked here any more
                 await asyncio.wait({reader})
             if reader.cancelled():
-                await refuse(context, told(UnavailableError("the server is ending", "ask another one, or later")))
+                await refuse(context, told(ending()))
             reader.result()
         finally:
             # Nobody takes the answers any more.

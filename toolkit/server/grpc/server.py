@@ -6,7 +6,7 @@ from engines.errors import MissingLibraryError
 from engines.optional import require
 from toolkit.server.front import Front
 from toolkit.server.grpc import health
-from toolkit.server.grpc.calls import reader, unary
+from toolkit.server.grpc.calls import Call, Read, reader, unary
 from toolkit.server.grpc.infer import model_infer, model_stream_infer
 from toolkit.server.grpc.methods import METHODS, unsupported
 from toolkit.server.metrics import FrontMetrics
@@ -26,10 +26,7 @@ def make_server(plane: Plane, settings: FrontSettings, metrics: FrontMetrics) ->
     require("grpc.aio", "Serving over gRPC", "serve")
     import grpc.aio
 
-    try:
-        from tritonclient.grpc import service_pb2
-    except (ImportError, RuntimeError):  # it raises this where its own extra is missing
-        raise MissingLibraryError("Serving over gRPC", "tritonclient", "serve") from None
+    service = _service()
     front = Front.of(plane, settings, metrics)
     server = grpc.aio.server(
         options=[
@@ -39,8 +36,8 @@ def make_server(plane: Plane, settings: FrontSettings, metrics: FrontMetrics) ->
             ("grpc.so_reuseport", 0),
         ]
     )
-    service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    handlers = {method.name: _handler(front, method) for method in service.methods}
+    calls = unary_calls(front)
+    handlers = {method.name: _handler(front, method, calls.get(method.name)) for method in service.methods}
     check, write = health.check(front, service.full_name)
     checks = {"Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=write)}
     server.add_generic_rpc_handlers(
@@ -52,18 +49,43 @@ def make_server(plane: Plane, settings: FrontSettings, metrics: FrontMetrics) ->
     return server
 
 
-def _handler(front: Front, method: Any) -> Any:
-    """What grpc calls for a method of the service."""
+def unary_calls(front: Front) -> dict[str, Call]:
+    """The service's methods with one message in and one out, by name.
+
+    Raises:
+        MissingLibraryError: tritonclient is not installed.
+    """
+    calls = {}
+    for method in _service().methods:
+        if method.name == "ModelInfer":
+            calls[method.name] = model_infer(front, _reader(method))
+        elif method.name != "ModelStreamInfer":
+            calls[method.name] = unary(front, method.name, _reader(method), METHODS.get(method.name, unsupported))
+    return calls
+
+
+def _handler(front: Front, method: Any, call: Call | None) -> Any:
+    """What grpc calls for a method of the service; without ``call`` it is that of streams."""
     import grpc
 
-    factory = require("google.protobuf.message_factory", "Serving over gRPC", "serve")
-    read = reader(factory.GetMessageClass(method.input_type))
-    write = factory.GetMessageClass(method.output_type).SerializeToString
-    if method.name == "ModelStreamInfer":
-        stream = model_stream_infer(front, read)
+    write = _class_of(method.output_type).SerializeToString
+    if call is None:
+        stream = model_stream_infer(front, _reader(method))
         return grpc.stream_stream_rpc_method_handler(stream, response_serializer=write)
-    if method.name == "ModelInfer":
-        body = model_infer(front, read)
-    else:
-        body = unary(front, method.name, read, METHODS.get(method.name, unsupported))
-    return grpc.unary_unary_rpc_method_handler(body, response_serializer=write)
+    return grpc.unary_unary_rpc_method_handler(call, response_serializer=write)
+
+
+def _reader(method: Any) -> Read:
+    return reader(_class_of(method.input_type))
+
+
+def _class_of(kind: Any) -> Any:
+    return require("google.protobuf.message_factory", "Serving over gRPC", "serve").GetMessageClass(kind)
+
+
+def _service() -> Any:
+    try:
+        from tritonclient.grpc import service_pb2
+    except (ImportError, RuntimeError):  # it raises this where its own extra is missing
+        raise MissingLibraryError("Serving over gRPC", "tritonclient", "serve") from None
+    return service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]

@@ -1,6 +1,7 @@
-"""Where requests wait while a front stops: held for a moment, and then let go on."""
+"""Where requests wait while a front stops, and how it is told that they are through."""
 
 import asyncio
+import contextlib
 
 from toolkit.server.protocol.messages import UnavailableError
 
@@ -56,6 +57,28 @@ class Gate:
                 self.held -= 1
         if self.closed:
             raise ending()
+
+
+class UnderWay:
+    """Counts what is under way: ``with under_way: ...``; used in one event loop."""
+
+    def __init__(self) -> None:
+        self._count, self._none = 0, asyncio.Event()
+
+    def __enter__(self) -> None:
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def over(self, timeout: float | None) -> None:
+        """Wait until nothing is under way, for ``timeout`` seconds at most; None for as long as it takes."""
+        if self._count:
+            self._none.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none.wait(), timeout)
 
 
 def ending() -> UnavailableError:

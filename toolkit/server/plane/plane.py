@@ -1,14 +1,14 @@
 """The data plane: models by name, and everything that the fronts ask of them."""
 
 import asyncio
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic, time
 from typing import Any
 
 from engines.errors import DeadlineExceeded, InputError, RunError, ToolkitError
 from toolkit.runtime.head import check_top
-from toolkit.server.plane.gate import Gate, ending
+from toolkit.server.plane.gate import Gate, UnderWay, ending
 from toolkit.server.plane.interface import Classification, ModelState
 from toolkit.server.plane.pictures import Decoders
 from toolkit.server.plane.reload import Model, open_models
@@ -50,7 +50,7 @@ class DataPlane:
             raise InputError("models need names of their own, and there must be one", "name them")
         self._decoders = Decoders(settings.decoders, settings.pictures)
         self.gate = Gate()
-        self._pictures, self._no_pictures = 0, asyncio.Event()
+        self._pictures = UnderWay()
 
     async def open(self) -> None:
         """Nothing: its models are open already."""
@@ -100,7 +100,7 @@ class DataPlane:
         """Answer a request; see the interface."""
         model = self._find(request.model, request.version)
         until = None if request.timeout is None else monotonic() + request.timeout
-        try:
+        with _counting(model):
             if not self.gate.passable():
                 await self.gate.enter()
             timeout, waited = _left(until), False
@@ -114,9 +114,6 @@ class DataPlane:
                     model.last = time()
                     return response
                 timeout = _left(until)
-        except BaseException as error:
-            _count(model, error)
-            raise
 
     async def classify(
         self, picture: bytes, *, model: str = "", top: int = 5, timeout: float | None = None
@@ -124,8 +121,7 @@ class DataPlane:
         """Classify an encoded picture; see the interface."""
         asked = self._find(model or self.default_model(), "")
         until = None if timeout is None else monotonic() + timeout
-        self._pictures += 1
-        try:
+        with self._pictures, _counting(asked):
             if not self.gate.passable():
                 await self.gate.enter()
             check_top(top)
@@ -139,13 +135,6 @@ class DataPlane:
                 else:
                     asked.last = time()
                     return found
-        except BaseException as error:
-            _count(asked, error)
-            raise
-        finally:
-            self._pictures -= 1
-            if not self._pictures:
-                self._no_pictures.set()
 
     async def reload(self, name: str) -> None:
         """Open a model's file again; see the interface."""
@@ -164,11 +153,8 @@ class DataPlane:
         """
         self.gate.close()
         until = None if timeout is None else monotonic() + timeout
-        if self._pictures:
-            # Those that are being decoded come to the batchers yet.
-            self._no_pictures.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._no_pictures.wait(), timeout)
+        # Those that are being decoded come to the batchers yet.
+        await self._pictures.over(timeout)
         self._decoders.close()
         left = None if until is None else max(0.0, until - monotonic())
         await asyncio.gather(*(model.close(left) for model in self.models.values()))
@@ -267,6 +253,12 @@ def _unavailable(model: Model, error: ToolkitError | None = None) -> Unavailable
     )
 
 
-def _count(model: Model, error: BaseException) -> None:
-    kind = type(error).__name__ if isinstance(error, ToolkitError | asyncio.CancelledError) else "unexpected"
-    model.errors[kind] += 1
+@contextmanager
+def _counting(model: Model) -> Iterator[None]:
+    """Count the error that a request of the model ends with, if it does."""
+    try:
+        yield
+    except BaseException as error:
+        kind = type(error).__name__ if isinstance(error, ToolkitError | asyncio.CancelledError) else "unexpected"
+        model.errors[kind] += 1
+        raise

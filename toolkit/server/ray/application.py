@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.errors import InputError
+from engines.errors import InputError, RunError
 from engines.optional import require
-from toolkit.server.front import Front, told
-from toolkit.server.grpc.calls import OPEN, let_in
+from toolkit.server.front import Front
 from toolkit.server.grpc.methods import METHODS
+from toolkit.server.grpc.server import unary_calls
 from toolkit.server.metrics import FrontMetrics
 from toolkit.server.plane.opening import sources_of
-from toolkit.server.protocol import protobuf_form
 from toolkit.server.ray.remote import RayPlane
 from toolkit.server.ray.replica import Replica
 from toolkit.server.ray.settings import RaySettings, replicas_of
@@ -73,55 +72,57 @@ class RayFront:
     Args:
         handle: of the deployment of the models.
         settings: what is taken.
+
+    Attributes:
+        calls: the protocol's methods over gRPC, by name.
     """
 
     def __init__(self, handle: Any, settings: FrontSettings) -> None:
         known()
         self._plane = RayPlane(handle)
-        self._front = Front.of(self._plane, settings, FrontMetrics(self._plane))
+        self._settings, self._metrics = settings, FrontMetrics(self._plane)
+        self.calls = unary_calls(Front.of(self._plane, settings, self._metrics))
 
     def __serve_build_asgi_app__(self) -> Any:
         """Called by Serve: the application that answers HTTP."""
         from toolkit.server.http.app import make_app
 
-        return make_app(self._plane, self._front.settings, self._front.metrics)
+        return make_app(self._plane, self._settings, self._metrics)
 
     async def check_health(self) -> None:
         """Called by Serve; the first time, ask the models' replicas what they serve."""
         await self._plane.open()
 
-    async def ModelInfer(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802 - the protocol's name
-        """Called by Serve's gRPC proxy, like the protocol's other methods."""
-        metrics, status = self._front.metrics, "OK"
-        metrics.began()
-        try:
-            let_in(self._front, grpc_context)
-            decoded = protobuf_form.decode(request, self._front.settings.limits)
-            return protobuf_form.encode(await self._plane.infer(decoded))
-        except Exception as error:
-            status = _tell(grpc_context, error)
-            raise
-        finally:
-            metrics.ended(request.model_name, "grpc", status)
+
+class _Context:
+    """The context of a call through Serve's gRPC proxy, as far as the protocol's methods need one of grpc itself."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self.invocation_metadata = context.invocation_metadata
+
+    def time_remaining(self) -> None:
+        """The proxy keeps the call's deadline."""
+
+    async def abort(self, code: Any, details: str, trailers: Sequence[tuple[str, str]]) -> None:
+        """Give the proxy the call's status; raises, as grpc's own does."""
+        self._context.set_code(code)
+        self._context.set_details(details)
+        self._context.set_trailing_metadata(list(trailers))
+        raise RunError(details)
 
 
 def _delegate(name: str) -> Any:
-    method = METHODS[name]
+    """The method that Serve's gRPC proxy calls by this name."""
 
     async def call(self: RayFront, request: Any, grpc_context: Any) -> Any:
-        try:
-            if name not in OPEN:
-                let_in(self._front, grpc_context)
-            return await method(self._front, request)
-        except Exception as error:
-            _tell(grpc_context, error)
-            raise
+        return await self.calls[name](request.SerializeToString(), _Context(grpc_context))
 
     call.__name__ = name
     return call
 
 
-for _name in METHODS:
+for _name in ("ModelInfer", *METHODS):
     setattr(RayFront, _name, _delegate(_name))
 
 
@@ -167,13 +168,3 @@ def application(options: Mapping[str, str]) -> Any:
     # A front only moves bytes; as many as the proxies can keep busy cost little.
     front = serve.deployment(serve.ingress()(RayFront), name="front", max_ongoing_requests=ONGOING, num_replicas=1)
     return front.bind(replicas(sources, models, ray), settings)
-
-
-def _tell(context: Any, error: Exception) -> str:
-    """Give the proxy the status of an error, which it would else call internal; gives the status."""
-    import grpc
-
-    said = told(error)
-    context.set_code(grpc.StatusCode[said.code])
-    context.set_details(said.message)
-    return said.code

@@ -1,7 +1,6 @@
 """The data plane that a front sees while the models live in replicas elsewhere."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from engines.errors import DeadlineExceeded, RunError
-from toolkit.server.plane.gate import Gate
+from toolkit.server.plane.gate import Gate, UnderWay
 from toolkit.server.plane.interface import Classification, ModelState
 from toolkit.server.protocol.messages import (
     InferRequest,
@@ -66,7 +65,7 @@ class RayPlane:
         self._description: Description | None = None
         self._seen = False
         self._tally = Tally()
-        self._under_way, self._over = 0, asyncio.Event()
+        self._under_way = UnderWay()
         self.gate = Gate()
 
     async def open(self) -> None:
@@ -104,12 +103,11 @@ class RayPlane:
 
     def metadata(self, name: str, version: str = "") -> ModelMetadata:
         """See :class:`Plane`."""
-        if self._description is None:
-            raise UnavailableError("no replica has answered yet", "wait for one to start, and see the logs of Ray")
-        found = self._description.models.get(name)
+        models = self._described().models
+        found = models.get(name)
         if found is None or (version and version not in found.versions):
             what = f"version '{version}' of '{name}'" if found else f"'{name}'"
-            raise UnknownModelError(f"{what} isn't served", f"ask for {', '.join(self._description.models)}")
+            raise UnknownModelError(f"{what} isn't served", f"ask for {', '.join(models)}")
         return found
 
     def index(self) -> tuple[ModelState, ...]:
@@ -121,9 +119,7 @@ class RayPlane:
 
     def default_model(self) -> str:
         """See :class:`Plane`."""
-        if self._description is None:
-            raise UnavailableError("no replica has answered yet", "wait for one to start, and see the logs of Ray")
-        return self._description.default
+        return self._described().default
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """See :class:`Plane`."""
@@ -166,29 +162,26 @@ class RayPlane:
     async def close(self, timeout: float | None = None) -> None:
         """Take no more requests, and wait for the answers to those under way; the replicas end with the cluster."""
         self.gate.close()
-        if self._under_way:
-            self._over.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), timeout)
+        await self._under_way.over(timeout)
+
+    def _described(self) -> Description:
+        if self._description is None:
+            raise UnavailableError("no replica has answered yet", "wait for one to start, and see the logs of Ray")
+        return self._description
 
     async def _ask(self, send: Callable[[float | None], Any], timeout: float | None) -> Any:
         """Send a request, and again if its replica dies, within its time."""
         until = None if timeout is None else monotonic() + timeout
         if not self.gate.passable():
             await self.gate.enter()
-        self._under_way += 1
-        try:
+        with self._under_way:
             return await self._send(send, until)
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._over.set()
 
     async def _send(self, send: Callable[[float | None], Any], until: float | None) -> Any:
         for attempt in range(RETRIES + 1):
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
-                raise DeadlineExceeded("the request's time was up", "give it more time, or more replicas")
+                raise _late()
             try:
                 return await _within(send(left), left)
             except Exception as error:
@@ -219,7 +212,11 @@ async def _within(response: Any, left: float | None) -> Any:
         async with asyncio.timeout(left):
             return await response
     except TimeoutError:
-        raise DeadlineExceeded("the request's time was up", "give it more time, or more replicas") from None
+        raise _late() from None
     except asyncio.CancelledError:
         response.cancel()
         raise
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request's time was up", "give it more time, or more replicas")
