@@ -27,11 +27,9 @@ def raw_places(data: Bytes) -> Places:
     try:
         for graph in _inside(data, (0, len(data)), _GRAPH):
             for tensor in _inside(data, graph, _INITIALIZER):
-                # As protobuf has it, the last one of several counts.
-                start, end = ([(0, 0), *_inside(data, tensor, _NAME)])[-1]
-                name = bytes(data[start:end]).decode()
+                name = _name_of(data, tensor)
                 names[name] += 1
-                found[name] = ([(0, 0), *_inside(data, tensor, _RAW_DATA)])[-1]
+                found[name] = _last(data, tensor, _RAW_DATA)
     except (ValueError, IndexError):  # not protobuf, or a name that is no text
         return {}
     return {name: (start, end) for name, (start, end) in found.items() if names[name] == 1 and end > start}
@@ -71,8 +69,7 @@ def with_raw(data: bytes, contents: Mapping[str, memoryview]) -> list[bytes | me
     places = {}
     for graph in _inside(data, (0, len(data)), _GRAPH):
         for tensor in _inside(data, graph, _INITIALIZER):
-            start, end = ([(0, 0), *_inside(data, tensor, _NAME)])[-1]
-            name = data[start:end].decode()
+            name = _name_of(data, tensor)
             if name in contents:
                 ((start, end),) = _inside(data, tensor, _RAW_DATA)
                 if end > start:
@@ -96,6 +93,16 @@ def with_raw(data: bytes, contents: Mapping[str, memoryview]) -> list[bytes | me
 def _inside(data: Bytes, message: Place, number: int) -> Iterator[Place]:
     """Where the fields of one number lie in a message."""
     return ((start, end) for field, start, end in fields(data, *message) if field == number and end is not None)
+
+
+def _last(data: Bytes, message: Place, number: int) -> Place:
+    """Where the field of one number lies: as protobuf has it, the last one of several counts."""
+    return ([(0, 0), *_inside(data, message, number)])[-1]
+
+
+def _name_of(data: Bytes, tensor: Place) -> str:
+    start, end = _last(data, tensor, _NAME)
+    return bytes(data[start:end]).decode()
 
 
 def _replaced(data: Bytes, message: Place, number: int, others: Iterable[tuple[Place, bytes]]) -> bytes:

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from calibration.foreign_scales import Constants
 from engines.files import atomic_file
+from export.light import Arrays, is_stub
 from export.onnxlib import onnx
-
-Arrays = Mapping[str, NDArray[Any]]
 
 _PAGE = 4096
 """Weights in files are aligned to pages, so that readers may map them."""
@@ -38,9 +37,7 @@ class LightGraph:
 
     def used(self) -> dict[str, NDArray[Any]]:
         """The arrays that the graph has stubs of."""
-        external = onnx.TensorProto.EXTERNAL
-        names = [tensor.name for tensor in self.model.graph.initializer if tensor.data_location == external]
-        return {name: self.arrays[name] for name in names}
+        return {tensor.name: self.arrays[tensor.name] for tensor in self.model.graph.initializer if is_stub(tensor)}
 
 
 def write_light(graph: LightGraph, path: Path) -> None:
@@ -57,7 +54,7 @@ def write_light(graph: LightGraph, path: Path) -> None:
     beside = path.with_name(f"{path.name}.data")
     with atomic_file(beside) as file:
         for tensor in model.graph.initializer:
-            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            if not is_stub(tensor):
                 continue
             file.write(bytes(-file.tell() % _PAGE))
             values = np.ascontiguousarray(arrays[tensor.name])
