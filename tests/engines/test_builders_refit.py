@@ -93,6 +93,7 @@ def test_only_a_stripped_engine_is_filled(tmp_path: Path) -> None:
         (Library(fills=False), "the graph has other weights"),
         (Library(fits=False), "the graph has other weights"),
     ],
+    ids=["missing", "unfilled", "other"],
 )
 def test_weights_that_do_not_fill_are_an_error_with_the_reason(library: Library, reason: str) -> None:
     with pytest.raises(RunError, match=reason) as caught:
