@@ -21,7 +21,7 @@ from engines.providers import ProviderProbe, probe_providers, search_path
 _DISTRIBUTIONS = (
     "torch", "onnx", "onnxscript", "numpy", "pillow", "scikit-learn",
     "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx",
-    "cuda-core", "cuda-bindings",
+    "cuda-core", "cuda-bindings", "nvidia-ml-py",
 )  # fmt: skip
 
 # Distributions that own the same files: installed together, the last one wins and removing either breaks both.
@@ -78,6 +78,7 @@ class Target:
         providers: what came of trying ONNX Runtime's providers; empty without it, or when not probed.
         broken: module → why it fails to import though it is installed.
         problems: what is installed and can't work, one line each: clashing packages, empty ones.
+        compiler: the C++ compiler that PyTorch compiles with; empty when there is none.
     """
 
     platform: str
@@ -90,6 +91,7 @@ class Target:
     providers: tuple[ProviderProbe, ...] = ()
     broken: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    compiler: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -103,6 +105,7 @@ class Target:
             "providers": [provider.to_json() for provider in self.providers],
             "broken": dict(self.broken),
             "problems": list(self.problems),
+            "compiler": self.compiler,
         }
 
 
@@ -134,6 +137,7 @@ def detect(*, probe: bool = True) -> Target:
         providers=probes,
         broken=find_broken() if probe else {},
         problems=tuple(dict.fromkeys(problems)),
+        compiler=_compiler(),
     )
 
 
@@ -242,6 +246,12 @@ def _folder(name: str) -> str | None:
         return str(importlib.metadata.distribution(name).locate_file(""))
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _compiler() -> str:
+    """The name of the C++ compiler that PyTorch takes, where it is here."""
+    name = os.environ.get("CXX") or {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    return Path(name).name if shutil.which(name) else ""
 
 
 def _cores() -> int:

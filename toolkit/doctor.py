@@ -79,11 +79,14 @@ def diagnose(target: Target | None = None, *, importable: Callable[[str], bool] 
         _packages(target, "calibrate", "Calibrate and quantise", ("onnxruntime", "onnx"), "onnxruntime", here),
         _packages(target, "run-onnxruntime-cpu", "Run graphs on the CPU", ("onnxruntime",), "onnxruntime", here),
         _packages(target, "run-openvino", "Run graphs on the CPU (OpenVINO)", ("openvino",), "openvino", here),
+        _run_torch_compile(target, here),
         _run_onnxruntime_cuda(target),
+        _run_onnxruntime_tensorrt(target),
         _build_rtx(target, here),
         _run_rtx(target, here),
         _build_tensorrt(target, here),
         _run_tensorrt(target, here),
+        _watch_gpus(target, here),
     )
     problems = list(target.problems)
     problems += [f"{module} is installed but fails to import: {why}" for module, why in target.broken.items()]
@@ -135,6 +138,40 @@ def _run_onnxruntime_cuda(target: Target) -> Ability:
     if not probe.loads:
         return Ability(name, title, works=False, detail=probe.problem, remedy=_pip("onnxruntime-gpu"))
     return Ability(name, title, works=True, detail=f"{_version(target, 'onnxruntime')}, {target.gpus[0].name}")
+
+
+def _run_torch_compile(target: Target, importable: Callable[[str], bool]) -> Ability:
+    name, title = "run-torch-compile", "Run checkpoints compiled (torch.compile)"
+    found = _packages(target, name, title, ("torch",), "export", importable)
+    if found.works and not target.compiler:
+        detail, remedy = "PyTorch finds no C++ compiler", "install g++, or name yours in the variable CXX"
+        return Ability(name, title, works=False, detail=detail, remedy=remedy)
+    return Ability(name, title, found.works, f"{found.detail}, {target.compiler}") if found.works else found
+
+
+def _run_onnxruntime_tensorrt(target: Target) -> Ability:
+    name, title = "run-onnxruntime-tensorrt", "Run graphs in TensorRT (ONNX Runtime)"
+    cuda = _run_onnxruntime_cuda(target)
+    probe = next((probe for probe in target.providers if probe.name == "TensorrtExecutionProvider"), None)
+    if not target.gpus:
+        return Ability(name, title, works=False, detail=cuda.detail, remedy=cuda.remedy)
+    if probe is None:
+        remedy = f"pip uninstall -y onnxruntime; {_pip('onnxruntime-gpu')}"
+        return Ability(name, title, works=False, detail="ONNX Runtime has no TensorRT provider here", remedy=remedy)
+    if not probe.loads:
+        # It links one major version of TensorRT, which its own error names.
+        return Ability(name, title, works=False, detail=probe.problem, remedy=_pip("tensorrt"))
+    return Ability(name, title, works=True, detail=cuda.detail)
+
+
+def _watch_gpus(target: Target, importable: Callable[[str], bool]) -> Ability:
+    name, title = "watch-gpus", "Record clocks and heat of GPUs while measuring"
+    if not target.gpus:
+        return Ability(name, title, works=False, detail=_no_gpu(target), remedy=_elsewhere("tensorrt"))
+    if not importable("pynvml"):
+        detail = "nvidia-ml-py is not installed"
+        return Ability(name, title, works=False, detail=detail, remedy=_pip("tensorrt"))
+    return Ability(name, title, works=True, detail=_version(target, "nvidia-ml-py"))
 
 
 def _build_rtx(target: Target, importable: Callable[[str], bool]) -> Ability:

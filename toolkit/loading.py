@@ -9,6 +9,9 @@ from engines.sessions.base import Session
 from toolkit.artifacts import kind_of
 from toolkit.runtime.predictor import Predictor
 
+_OF_CHECKPOINTS = {"auto": "torch", "torch": "torch", "torch-compile": "torch-compile"}
+"""Backends that run a checkpoint: what was asked for → its session's key."""
+
 
 def load(
     path: str | Path,
@@ -27,8 +30,8 @@ def load(
     Args:
         path: ``.pt``, ``.onnx`` or ``.engine``.
         device: "cpu", "cuda:0", "openvino:GPU", or "auto": what the backend finds.
-        backend: "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx", or "auto": by the file, which is
-            "onnxruntime" for a graph.
+        backend: "onnxruntime", "onnxruntime-tensorrt", "openvino", "torch", "torch-compile", "tensorrt",
+            "tensorrt-rtx", or "auto": by the file, which is "onnxruntime" for a graph and "torch" for a checkpoint.
         threads: CPU threads of the backend, where it computes on the CPU; None leaves its default.
         spin: when ONNX Runtime's CPU threads wait for work at full speed: "always" (its default) makes runs in a row
             a little faster, "running" leaves the cores to others between runs, "never" within them too, as a server
@@ -77,13 +80,16 @@ def open_artifact(
         from engines.sessions import open_session
 
         return open_session(path, backend=backend, device=device, threads=threads, spin=spin)
-    if backend not in {"auto", "torch"}:
+    if backend not in _OF_CHECKPOINTS:
         raise InputError(
             f"backend '{backend}' doesn't run the checkpoint '{path}'",
-            "use --backend torch, or export it first with `toolkit export`",
+            "use --backend torch or torch-compile, or export it first with `toolkit export`",
         )
-    from engines.sessions.torch import TorchSession
+    from engines.sessions.opening import backend_class
     from export.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path, trust_pickle=trust_pickle)
-    return TorchSession(checkpoint.module, checkpoint.metadata, device, threads=threads)
+    session: Session = backend_class(_OF_CHECKPOINTS[backend])(
+        checkpoint.module, checkpoint.metadata, device, threads=threads
+    )
+    return session

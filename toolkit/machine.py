@@ -6,9 +6,9 @@ import platform
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from engines.target import find_gpus
 
@@ -25,7 +25,17 @@ LIBRARIES = (
 )
 """Distributions whose versions matter to a measurement."""
 
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimddp")
+_INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,9 @@ class Machine:
         instructions: instruction-set extensions that inference kernels pick by.
         governor: the frequency policy ("performance"); empty where the system doesn't tell.
         memory: bytes of RAM; None where the system doesn't tell.
+        caches: bytes of the CPU's caches as one core sees them ("L1", "L2", "L3"): of data or of both, the
+            instructions' own left out.
+        virtual: whether a hypervisor runs this machine; None where the processor doesn't tell.
         gpus: name, memory and driver of each NVIDIA GPU.
         python: version of the interpreter.
         libraries: versions by distribution name.
@@ -55,9 +68,19 @@ class Machine:
     gpus: tuple[Mapping[str, Any], ...] = ()
     python: str = ""
     libraries: Mapping[str, str] = field(default_factory=dict)
+    caches: Mapping[str, int] = field(default_factory=dict)
+    virtual: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"instructions": list(self.instructions), "gpus": [dict(gpu) for gpu in self.gpus]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The machine that ``to_json`` wrote; facts that it doesn't know are left out, absent ones left open."""
+        known = {name: value[name] for name in (one.name for one in fields(cls)) if name in value}
+        for name in ("instructions", "gpus"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**known)
 
     def __str__(self) -> str:
         gpus = "".join(f", {gpu.get('name', 'GPU')}" for gpu in self.gpus)
@@ -79,6 +102,9 @@ def describe() -> Machine:
         gpus=_gpus(),
         python=platform.python_version(),
         libraries=installed(),
+        caches=_caches(),
+        # CPUID has the bit on x86 alone; elsewhere its absence says nothing.
+        virtual="hypervisor" in flags if platform.machine() in {"x86_64", "AMD64"} and flags else None,
     )
 
 
@@ -138,6 +164,16 @@ def _processor() -> tuple[str, frozenset[str]]:
         return platform.processor() or platform.machine(), frozenset()
     flags = facts.get("flags") or facts.get("Features") or ""
     return facts.get("model name") or platform.processor() or platform.machine(), frozenset(flags.split())
+
+
+def _caches(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
+    """Level → bytes of the first core's caches, but for those of instructions alone."""
+    sizes = {}
+    for cache in sorted(folder.glob("index*")):
+        size = re.fullmatch(r"(\d+)([KMG]?)", _line(cache / "size"))
+        if size and _line(cache / "type") != "Instruction":
+            sizes[f"L{_line(cache / 'level')}"] = int(size[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[size[2]]
+    return sizes
 
 
 def _memory() -> int | None:

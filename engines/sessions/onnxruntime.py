@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,10 +14,12 @@ from engines.metadata import METADATA_KEY, ModelMetadata
 from engines.optional import require
 from engines.sessions.base import SessionInfo, StageTimes
 from engines.sessions.ort_binding import DeviceBinding, run_bfloat16
-from engines.sessions.ort_cuda import CUDA, Opened, new_pipeline, open_cuda
+from engines.sessions.ort_cuda import CUDA, Create, Opened, new_pipeline, open_cuda
 from engines.sessions.ort_errors import graph_error, one_line
 from engines.sessions.ort_fp8 import CONFIG, DISABLED, holds_fp8
+from engines.sessions.ort_profile import profile
 from engines.sessions.owned import OwnedSession, device_index, plain
+from engines.sessions.proof import Proof
 from engines.tensors import Array, Feeds, TensorSpec
 
 if TYPE_CHECKING:
@@ -71,6 +74,8 @@ class OnnxRuntimeSession(OwnedSession):
         MissingLibraryError: ONNX Runtime isn't installed.
     """
 
+    backend = "onnxruntime"
+
     def __init__(
         self,
         path: Path | str,
@@ -96,7 +101,8 @@ class OnnxRuntimeSession(OwnedSession):
             )
         self._runtime = runtime
         self._weights = weights or {}  # the library's session refers to them
-        opened = _open(runtime, path, device, threads, dict(_SPIN[spin]), self._weights)
+        self._threads = threads
+        opened = self._open(path, device, dict(_SPIN[spin]))
         self._session: Any = opened.session
         self._streams, self.stream_problem = opened.streams, opened.problem
         self._binding: DeviceBinding | None = None
@@ -106,15 +112,32 @@ class OnnxRuntimeSession(OwnedSession):
             self._release()
             raise
 
+    def _open(self, path: Path, device: str, config: "Mapping[str, str]") -> Opened:
+        """The library's session on a device that was asked for."""
+        return _open(self._runtime, partial(self._make, path), path, device, config)
+
+    def _make(self, path: Path, providers: list[Any], entries: "Mapping[str, str]") -> Any:
+        self._made_by = (path, providers, entries)
+        return _create(self._runtime, path, self._threads, providers, entries, self._weights)
+
+    def _create_again(self, prefix: str) -> Any:
+        """A library's session as this one's, that writes a profile; it runs on a stream of its own."""
+        path, providers, entries = self._made_by
+        alone = [
+            one if isinstance(one, str) else (one[0], {key: one[1][key] for key in one[1] if "stream" not in key})
+            for one in providers
+        ]
+        return _create(self._runtime, path, self._threads, alone, entries, self._weights, prefix)
+
     def _set_up(self, path: Path) -> None:
         """What the session is told of its library's session, and the memory that it runs on."""
         runtime = self._runtime
         provider = str(self._session.get_providers()[0])
-        device = "cpu" if provider == CPU else f"cuda:{_cuda_device(self._session)}"
+        device = "cpu" if provider == CPU else f"cuda:{_cuda_device(self._session, provider)}"
         inputs, outputs = _specs(self._session, path)
         first = inputs[0].shape[0] if inputs and inputs[0].shape else None
         info = SessionInfo(
-            "onnxruntime",
+            self.backend,
             device,
             provider,
             {"onnxruntime": str(runtime.__version__)},
@@ -135,6 +158,19 @@ class OnnxRuntimeSession(OwnedSession):
         if self._pipeline is not None:
             return self._pipeline.stage_times()
         return self._binding.times if self._binding else None
+
+    def prove(self, feeds: Feeds) -> Proof:
+        """Where each node ran, by a second session of the same graph, providers and options, which is closed again.
+
+        Raises:
+            RunError: there is no memory for a second session, or the graph failed.
+            UnsupportedError: the graph takes or gives BF16, which is run another way.
+        """
+        with self.owned():
+            if self._bfloat16:
+                raise UnsupportedError("a graph that takes or gives BF16 isn't profiled", "profile it in FP32")
+            arrays = {name: plain(array) for name, array in feeds.items()}
+            return profile(self._create_again, arrays, self._info.provider)
 
     @contextlib.contextmanager
     def guarded(self, batch: int) -> "Iterator[None]":
@@ -181,17 +217,7 @@ def _check_file(path: Path) -> Path:
     return path
 
 
-def _open(
-    runtime: Any,
-    path: Path,
-    device: str,
-    threads: int | None,
-    config: "Mapping[str, str]",
-    weights: "Mapping[str, Array]",
-) -> Opened:
-    def create(providers: list[Any], entries: "Mapping[str, str]") -> Any:
-        return _create(runtime, path, threads, providers, entries, weights)
-
+def _open(runtime: Any, create: Create, path: Path, device: str, config: "Mapping[str, str]") -> Opened:
     if device.startswith("cuda"):
         return open_cuda(runtime, create, path, device_index(device), config, lambda session: _specs(session, path))
     if device == "auto" and CUDA in runtime.get_available_providers():
@@ -210,8 +236,11 @@ def _create(
     providers: list[Any],
     config: "Mapping[str, str]",
     weights: "Mapping[str, Array]",
+    profile_prefix: str = "",
 ) -> Any:
     options = runtime.SessionOptions()
+    if profile_prefix:
+        options.enable_profiling, options.profile_file_prefix = True, profile_prefix
     options.log_severity_level = 4  # errors come as exceptions too, and warnings are about its own optimisations
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -228,8 +257,8 @@ def _create(
     )
 
 
-def _cuda_device(session: Any) -> int:
-    return int(session.get_provider_options()[CUDA]["device_id"])
+def _cuda_device(session: Any, provider: str) -> int:
+    return int(session.get_provider_options()[provider]["device_id"])
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:

@@ -12,19 +12,23 @@ from engines.sessions.base import Session
 
 BACKENDS = {
     "onnxruntime": "engines.sessions.onnxruntime:OnnxRuntimeSession",
+    "onnxruntime-tensorrt": "engines.sessions.ort_tensorrt:OnnxRuntimeTensorRTSession",
     "openvino": "engines.sessions.openvino:OpenVinoSession",
     "torch": "engines.sessions.torch:TorchSession",
+    "torch-compile": "engines.sessions.torch_compile:TorchCompileSession",
     "tensorrt": "engines.sessions.tensorrt:TensorRTSession",
     "tensorrt-rtx": "engines.sessions.tensorrt_rtx:RtxSession",
     "fake": "engines.sessions.fake:FakeSession",
 }
 """Name → where its session class is."""
 
+_FROM_CHECKPOINT = "a checkpoint becomes a session through toolkit.load(), which builds its network first"
 _MODULES = {
-    "torch": "a checkpoint becomes a session through toolkit.load(), which builds its network first",
+    "torch": _FROM_CHECKPOINT,
+    "torch-compile": _FROM_CHECKPOINT,
     "fake": "the fake session is constructed directly: engines.sessions.fake.FakeSession()",
 }
-_ALSO = {"onnxruntime": ("openvino",)}
+_ALSO = {"onnxruntime": ("openvino", "onnxruntime-tensorrt")}
 """Backends that run another one's files when asked to."""
 
 _CHECKPOINTS = {".pt", ".pth", ".pkl", ".ckpt"}
@@ -64,7 +68,7 @@ def fitting_backend(path: Path | str, backend: str = "auto") -> str:
         backend = found
     if backend not in BACKENDS:
         raise _no_backend(backend)
-    if backend in _MODULES:
+    if backend in _MODULES and (backend == "fake" or found == "torch"):
         raise UnsupportedError(f"the backend '{backend}' doesn't open files", _MODULES[backend])
     if backend not in (fitting := (found, *_ALSO.get(found, ()))):
         raise InputError(
@@ -100,7 +104,7 @@ def open_session(
         path: an ``.onnx`` graph or a TensorRT plan. A plan's header and passport are checked before its
             library sees it.
         backend: a key of :data:`BACKENDS`, or "auto": the one that the file is made for. A graph is ONNX Runtime's
-            then, and runs in "openvino" when asked to.
+            then, and runs in "openvino" or "onnxruntime-tensorrt" (its TensorRT provider) when asked to.
         device: "cpu", "cuda:N", "openvino:GPU" (another of OpenVINO's devices), or "auto". ``info`` of the session
             says what it became.
         threads: CPU threads, for a backend that runs on the CPU; None for its own default.

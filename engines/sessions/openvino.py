@@ -1,5 +1,6 @@
 """OpenVINO as a session: graphs on the CPU, in the types that they are written in and no narrower ones."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engines.sessions.base import SessionInfo
 from engines.sessions.openvino_compile import FEATURE, check_device, compile_graph, device_name, load_library
 from engines.sessions.openvino_errors import check_graph, graph_error, one_line
 from engines.sessions.owned import OwnedSession, plain
+from engines.sessions.proof import Proof, by_share
 from engines.tensors import Array, Feeds, TensorSpec
 
 _TYPES = {"f16": "float16", "f32": "float32", "f64": "float64", "bf16": "bfloat16", "boolean": "bool"} | {
@@ -89,6 +91,22 @@ class OpenVinoSession(OwnedSession):
         It is what the compiled graph says of itself, after fusion.
         """
         return _layer_types(self._compiled) if self._compiled is not None else {}
+
+    def prove(self, feeds: Feeds) -> Proof:
+        """The devices that the compiled graph executes on, and the types of its convolutions and products."""
+        with self.owned():
+            devices = list(self._compiled.get_property("EXECUTION_DEVICES"))
+            types = self.layer_types()
+            shares = by_share(Counter(types.values())) or {", ".join(devices): 1.0}
+            asked = self._info.device.upper()
+            others = [device for device in devices if device.partition(".")[0] != asked.partition(".")[0]]
+            counted = f", and the types of its {len(types)} convolutions and products" if types else ""
+            return Proof(
+                ", ".join(devices),
+                f"EXECUTION_DEVICES of the compiled graph{counted}",
+                shares,
+                tuple(f"a part runs on {device}" for device in others),
+            )
 
     def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
         try:

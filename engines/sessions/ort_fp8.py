@@ -38,20 +38,25 @@ def holds_fp8(path: Path) -> bool:
     The file is mapped and its fields are walked over, so that weights aren't read. A file that can't be walked
     has none: that it is damaged is for ONNX Runtime to say.
     """
+    return holds(path, _FP8)
+
+
+def holds(path: Path, types: frozenset[int]) -> bool:
+    """Whether constants of the ONNX file at ``path`` are of one of ONNX's ``types``; as :func:`holds_fp8`."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _holds(data, 0, len(data), "model")
+            return _holds(data, 0, len(data), "model", types)
     except (OSError, ValueError, IndexError):
         return False
 
 
-def _holds(data: Bytes, start: int, end: int, message: str) -> bool:
+def _holds(data: Bytes, start: int, end: int, message: str, types: frozenset[int]) -> bool:
     inside, type_field = _INSIDE[message], _TYPE_FIELD.get(message)
     for field, value, stop in fields(data, start, end):
         if stop is None:
             if field == type_field:
-                return value in _FP8
-        elif field in inside and _holds(data, value, stop, inside[field]):
+                return value in types
+        elif field in inside and _holds(data, value, stop, inside[field], types):
             return True
     return False
 

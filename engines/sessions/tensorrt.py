@@ -20,6 +20,7 @@ from engines.sessions.pipeline import Pipeline
 from engines.sessions.plan_facts import read_profiles, read_tensors
 from engines.sessions.plan_profiles import largest_batch
 from engines.sessions.plan_runner import Plan, PlanProgram
+from engines.sessions.proof import Proof
 from engines.sessions.slots import numpy_type
 from engines.sessions.stage import Streams
 from engines.tensors import Array, Feeds
@@ -122,6 +123,12 @@ class TensorRTSession(OwnedSession):
     def stage_times(self) -> StageTimes | None:
         """The device's own times of the last run; None before the first."""
         return self._pipeline.stage_times() if self._pipeline else None
+
+    def prove(self, feeds: Feeds) -> Proof:
+        """That the library runs the plan as a whole on one GPU, which leaves nothing to fall back to."""
+        with self.owned():
+            how = f"a plan is one engine: {self.library} runs all of it on {self._info.device}, or fails"
+            return Proof(self._info.provider, how, {self._info.device: 1.0})
 
     @contextlib.contextmanager
     def guarded(self, batch: int) -> Iterator[None]:

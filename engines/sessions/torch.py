@@ -1,15 +1,17 @@
 """A PyTorch module as a session: the reference that everything else is compared with."""
 
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.errors import InputError, RunError, UnsupportedError
+from engines.errors import InputError, RunError, ToolkitError, UnsupportedError
 from engines.metadata import ModelMetadata
 from engines.optional import require
 from engines.sessions.base import SessionInfo, StageTimes
 from engines.sessions.owned import OwnedSession, device_index, plain
+from engines.sessions.proof import Proof, by_share
 from engines.tensors import Array, Feeds, TensorSpec
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class TorchSession(OwnedSession):
         UnsupportedError: PyTorch has no such device.
         InputError: the device's name or the number of threads makes no sense.
     """
+
+    backend, provider = "torch", "eager"
 
     # Every thread that runs PyTorch gets worker threads of its own there.
     any_thread = False
@@ -63,7 +67,7 @@ class TorchSession(OwnedSession):
             given = TensorSpec("input", "float32", ("batch", spec.channels, spec.height, spec.width))
         self._pixels = metadata.uint8_input
         self._times: StageTimes | None = None
-        info = SessionInfo("torch", str(self._device), "eager", {"torch": str(library.__version__)})
+        info = SessionInfo(self.backend, str(self._device), self.provider, {"torch": str(library.__version__)})
         super().__init__(
             (given,), (TensorSpec("logits", "float32", ("batch", len(metadata.labels))),), metadata, info
         )
@@ -72,9 +76,21 @@ class TorchSession(OwnedSession):
         """Times of the last run on CUDA; None on the CPU."""
         return self._times
 
+    def prove(self, feeds: Feeds) -> Proof:
+        """Where the module's parameters are and of which type; PyTorch computes where they are, or fails."""
+        with self.owned():
+            assert self._module is not None, "it is open"  # noqa: S101
+            sizes: Counter[str] = Counter()
+            elsewhere = []
+            for name, parameter in self._module.named_parameters():
+                sizes[f"{parameter.device} {str(parameter.dtype).removeprefix('torch.')}"] += parameter.numel()
+                if parameter.device != self._device:
+                    elsewhere.append(f"{name} is on {parameter.device}")
+            how = f"device and type of {sum(sizes.values()):,} parameters"
+            return Proof(f"{self.provider} on {self._device}", how, by_share(sizes), tuple(elsewhere))
+
     def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
-        torch, module = self._torch, self._module
-        assert module is not None, "run() has checked that the session is open"  # noqa: S101
+        torch = self._torch
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)] if self._device.type == "cuda" else []
         try:
             with torch.inference_mode():
@@ -84,15 +100,13 @@ class TorchSession(OwnedSession):
                 host = torch.from_numpy(array if array.flags.writeable else array.copy())
                 value = host.to(self._device)
                 self._mark(marks, 1)
-                if self._pixels:
-                    value = value.permute(0, 3, 1, 2).float() * self._scale + self._shift
-                logits = module(value.to(self._dtype)).float()
+                logits = self._compute(value)
                 self._mark(marks, 2)
                 # A module may answer with a view of its own state, or of the input: the copy is the caller's.
                 answer = np.array(logits.cpu().numpy())
                 self._mark(marks, 3)
         except RuntimeError as error:
-            raise RunError(f"PyTorch failed on a batch of {batch}: {_first_line(error)}", _remedy(error)) from error
+            raise self._failure(error, batch) from error
         if marks:
             marks[3].synchronize()
             copy_in, device, copy_out = (a.elapsed_time(b) / 1e3 for a, b in pairwise(marks))
@@ -104,6 +118,19 @@ class TorchSession(OwnedSession):
                 "load the checkpoint with the right number of classes",
             )
         return {"logits": answer}
+
+    def _compute(self, value: "torch.Tensor") -> "torch.Tensor":
+        """Logits in float32 of what the session takes, on the device."""
+        module = self._module
+        assert module is not None, "run() has checked that the session is open"  # noqa: S101
+        if self._pixels:
+            value = value.permute(0, 3, 1, 2).float() * self._scale + self._shift
+        logits: torch.Tensor = module(value.to(self._dtype)).float()
+        return logits
+
+    def _failure(self, error: RuntimeError, batch: int) -> ToolkitError:
+        """What an exception of a run on a batch of this size says."""
+        return RunError(f"PyTorch failed on a batch of {batch}: {_first_line(error)}", _remedy(error))
 
     def _mark(self, marks: list[Any], index: int) -> None:
         if marks:

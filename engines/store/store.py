@@ -8,6 +8,7 @@
       timing/<key>/                   TensorRT's timing cache, by release and GPU
       runtime/<key>/                  the kernels that TensorRT for RTX compiled, by plan, release and GPU
       digests/<key>/                  a large file's digest, by its path, size, times and inode
+      comparisons/<key>/              what an interrupted comparison has measured, by its key
 
 ``<key>`` is the SHA-256 of the key's JSON. An entry is a folder with ``entry.json`` and its files. It is written
 under another name and renamed, so that several processes may share the folder: each sees an entry whole or not at
@@ -33,7 +34,7 @@ from engines.store.stamps import stamp_of
 
 __all__ = ["KINDS", "Store", "open_store", "runtime_cache", "save", "timing_cache"]
 
-KINDS = ("engines", "graphs", "timing", "runtime", "digests")
+KINDS = ("engines", "graphs", "timing", "runtime", "digests", "comparisons")
 DEFAULT_LIMIT = 10 << 30
 """Bytes: a few dozen engines of the largest classifiers."""
 

@@ -111,7 +111,7 @@ def test_a_file_that_is_no_engine_is_refused(tmp_path, content):
 def test_a_backend_that_does_not_fit_the_file_is_refused(graph_path):
     with pytest.raises(InputError, match="made for the backend 'onnxruntime', not for 'tensorrt'") as caught:
         open_session(graph_path, backend="tensorrt")
-    assert caught.value.remedy == "use --backend onnxruntime, openvino or auto"
+    assert caught.value.remedy == "use --backend onnxruntime, openvino, onnxruntime-tensorrt or auto"
     with pytest.raises(InputError, match="no backend 'openvinoo'"):
         open_session(graph_path, backend="openvinoo")
     with pytest.raises(InputError, match="no backend"):

@@ -14,14 +14,16 @@ from toolkit.doctor import diagnose
 LIBRARIES = {
     "torch": "2.13.0", "onnx": "1.23.2", "onnxscript": "0.7.2", "onnxruntime-gpu": "1.31.1", "tensorrt": "11.4.0.106",
     "tensorrt-rtx": "1.7.1", "openvino": "2026.4.1", "pillow": "13.0.0", "scikit-learn": "1.9.1",
-    "cuda-core": "1.2.2",
+    "cuda-core": "1.2.2", "nvidia-ml-py": "13.615.71",
 }  # fmt: skip
 CPU = ProviderProbe("CPUExecutionProvider", loads=True)
 CUDA = ProviderProbe("CUDAExecutionProvider", loads=True)
+TENSORRT = ProviderProbe("TensorrtExecutionProvider", loads=True)
 L4 = Gpu(0, "NVIDIA L4", "8.9", 23 << 30)
 H200 = Gpu(0, "NVIDIA H200", "9.0", 140 << 30)
 FULL = Target(
-    "linux-x86_64", "3.12.3", "some CPU", 16, (L4,), "580.1", libraries=LIBRARIES, providers=(CUDA, CPU)
+    "linux-x86_64", "3.12.3", "some CPU", 16, (L4,), "580.1", libraries=LIBRARIES, providers=(TENSORRT, CUDA, CPU),
+    compiler="g++",
 )  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def test_a_full_gpu_machine_can_do_everything():
 @pytest.mark.parametrize(
     ("module", "lost", "extra"),
     [
-        ("torch", {"train", "export"}, "export"),
+        ("torch", {"train", "export", "run-torch-compile"}, "export"),
         ("onnxscript", {"export"}, "export"),
         ("onnx", {"export", "calibrate"}, ""),
         ("onnxruntime", {"calibrate", "run-onnxruntime-cpu"}, "onnxruntime"),
@@ -51,6 +53,7 @@ def test_a_full_gpu_machine_can_do_everything():
         ("tensorrt", {"build-tensorrt", "run-tensorrt"}, "tensorrt"),
         ("tensorrt_rtx", {"build-rtx", "run-rtx"}, "tensorrt-rtx"),
         ("cuda.core", {"run-tensorrt", "run-rtx"}, ""),
+        ("pynvml", {"watch-gpus"}, ""),
     ],
 )
 def test_a_missing_package_costs_what_needs_it_and_has_a_pip_line(module, lost, extra):
@@ -79,6 +82,7 @@ def test_every_pip_line_names_an_extra_that_exists():
         "tensorrt",
         "tensorrt_rtx",
         "cuda.core",
+        "pynvml",
     }
     for target in (FULL, replace(FULL, gpus=(), providers=(CPU,)), replace(FULL, providers=(CPU,))):
         for ability in abilities(target, everything)[0].values():
@@ -90,7 +94,7 @@ def test_every_pip_line_names_an_extra_that_exists():
 def test_without_a_gpu_engines_for_rtx_can_still_be_built():
     found, diagnosis = abilities(replace(FULL, gpus=(), driver=None, providers=(CPU,)))
     assert {name for name, ability in found.items() if not ability.works} == {
-        "run-onnxruntime-cuda", "run-rtx", "build-tensorrt", "run-tensorrt",
+        "run-onnxruntime-cuda", "run-onnxruntime-tensorrt", "run-rtx", "build-tensorrt", "run-tensorrt", "watch-gpus",
     }  # fmt: skip
     assert found["run-tensorrt"].detail == "no NVIDIA GPU or driver on this machine"
     assert found["run-tensorrt"].remedy == "on a machine with one: pip install 'onnx-tensorrt-toolkit[tensorrt]'"
@@ -112,6 +116,23 @@ def test_a_cuda_provider_that_does_not_load_beside_a_gpu_is_a_problem():
     assert "libcudnn.so.9 is not found" in diagnosis.problems[0]
     _, elsewhere = abilities(replace(FULL, gpus=(), providers=(broken, CPU)))
     assert elsewhere.healthy, "without a GPU it can't load, and nothing is wrong"
+
+
+def test_a_tensorrt_provider_that_does_not_load_says_what_it_misses_and_is_no_fault():
+    broken = ProviderProbe("TensorrtExecutionProvider", loads=False, problem="libnvinfer.so.10 is not found")
+    found, diagnosis = abilities(replace(FULL, providers=(broken, CUDA, CPU)))
+    assert not found["run-onnxruntime-tensorrt"].works
+    assert found["run-onnxruntime-tensorrt"].detail == "libnvinfer.so.10 is not found"
+    assert found["run-onnxruntime-cuda"].works
+    assert diagnosis.healthy
+
+
+def test_a_missing_compiler_costs_compiling_alone():
+    found, diagnosis = abilities(replace(FULL, compiler=""))
+    assert {name for name, ability in found.items() if not ability.works} == {"run-torch-compile"}
+    assert found["run-torch-compile"].detail == "PyTorch finds no C++ compiler"
+    assert "g++" in found["run-torch-compile"].remedy
+    assert diagnosis.healthy
 
 
 def test_a_cpu_build_of_onnx_runtime_beside_a_gpu_is_told():
@@ -139,7 +160,7 @@ class TestCommand:
         value = json.loads(capsys.readouterr().out)
         assert value["healthy"] is True
         names = [ability["name"] for ability in value["abilities"]]
-        assert len(names) == len(set(names)) == 12
+        assert len(names) == len(set(names)) == 15
 
     def test_a_broken_installation_exits_with_1_and_names_the_problem(self, capsys, monkeypatch):
         target = replace(FULL, problems=("onnxruntime and onnxruntime-gpu overwrite each other",))

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes an answer.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option(
-    "--backend", default="auto", show_default=True, help="What runs the model: openvino for a graph [by the file]."
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="What runs the model: openvino or onnxruntime-tensorrt (graphs), torch-compile (checkpoints) [by the file].",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the backend's choice].")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures a run [the engine's largest, or 32].")

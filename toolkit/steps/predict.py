@@ -43,7 +43,7 @@ def predict(
         files: a file that lists more of them, one a line; "-" for what comes through stdin.
         top: how many classes each answer holds.
         device: "cpu", "cuda:0", or "auto".
-        backend: what runs it ("openvino" for a graph), or "auto": by the file.
+        backend: what runs it ("openvino" for a graph, "torch-compile" for a checkpoint), or "auto": by the file.
         threads: CPU threads of the backend.
         batch_size: pictures a run of the engine; None for its largest, or 32 where nothing bounds it.
         trust_pickle: allow a checkpoint that is a pickled module, which runs code when it is loaded.
