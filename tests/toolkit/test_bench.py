@@ -62,6 +62,7 @@ def test_the_compare_command_prints_accuracy_and_speed(graph, tmp_path, capsys):
     names = np.array(METADATA.labels)
     np.savez(data, x_train=images, y_train=labels, x_test=images, y_test=labels, labels=names)
     arguments = ["compare", str(graph), str(graph), "--data", str(data), "--batch", "4", "--seconds", "0.05"]
+    arguments += ["--launches", "1"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
     assert "Accuracy on 40 test images of blobs" in shown

@@ -14,8 +14,10 @@ from engines.sessions import open_session
 from tests.tiny import METADATA, PREPROCESS, tiny_graph, tiny_images
 from tests.toolkit.openers import HERE
 from toolkit.benchmarking.messages import Contestant
+from toolkit.benchmarking.pausing import CAN_PAUSE
 from toolkit.benchmarking.process import WorkerProcess
 from toolkit.benchmarking.rounds import Pace, take_turns
+from toolkit.benchmarking.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +43,12 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return not Path("/proc/self").exists()
     return state != "Z"
+
+
+def cpu_seconds(pid: int) -> float:
+    """What all its threads have used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until_gone(pid: int, seconds: float = 20) -> None:
@@ -86,13 +94,44 @@ def test_a_turn_of_short_runs_lasts_as_long_as_asked():
     assert 1 <= len(block.seconds) <= 12
 
 
-def test_a_turn_ends_when_the_threads_that_it_left_spinning_sleep():
-    """Else they would take a core from the rival whose turn is next."""
+@pytest.mark.skipif(not CAN_PAUSE, reason="processes are stopped on Linux only")
+def test_nothing_of_a_process_runs_while_nobody_asks_it():
+    """Else threads that it left spinning would take a core from the rival whose turn is next."""
     with WorkerProcess(contestant(opener="spinning")) as worker:
         worker.open()
-        start = time.monotonic()
         worker.block(1, 0.001)
-        assert time.monotonic() - start >= 0.2
+        time.sleep(0.03)  # a tick of the system's accounting
+        before = cpu_seconds(worker.pid)
+        time.sleep(0.12)
+        assert cpu_seconds(worker.pid) == before
+        worker.block(1, 0.001)
+        assert cpu_seconds(worker.pid) > before
+
+
+def test_where_processes_cannot_be_stopped_a_turn_ends_when_its_threads_sleep(monkeypatch):
+    monkeypatch.setattr("toolkit.benchmarking.worker.CAN_PAUSE", False)
+    worker = Worker()
+    worker.open(contestant(opener="spinning"))
+    start = time.monotonic()
+    worker.block(1, 0.001)
+    assert time.monotonic() - start >= 0.2
+    worker.close()
+
+
+def test_what_is_timed_are_the_images_that_it_was_given(graph):
+    worker = Worker()
+    worker.open(contestant(graph, opener="onnx"))
+    images = tiny_images(3)
+    worker.feed(images, PREPROCESS)
+    [values] = worker._feeds_of(7).values()
+    np.testing.assert_array_equal(values, PREPROCESS.normalise(images)[[0, 1, 2, 0, 1, 2, 0]])
+    worker.close()
+
+
+def test_a_process_on_the_cpu_holds_no_device_memory():
+    with WorkerProcess(contestant()) as worker:
+        worker.open()
+        assert worker.device_memory() is None
 
 
 def test_the_toolkits_own_errors_arrive_with_cause_remedy_and_type():

@@ -9,7 +9,10 @@ from typing import Any
 
 from engines.metadata import ModelMetadata
 from engines.sessions.base import SessionInfo, StageTimes
+from engines.sessions.proof import Proof
 from engines.tensors import TensorSpec
+
+__all__ = ["OPEN_ARTIFACT", "Block", "Contestant", "Opened", "Proof"]
 
 OPEN_ARTIFACT = "toolkit.loading:open_artifact"
 """The import string of the function that opens a session in the measuring process."""

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from engines.errors import RunError, ToolkitError
 from engines.preprocess import Preprocess
-from toolkit.benchmarking.messages import Block, Contestant, Opened
+from toolkit.benchmarking.messages import Block, Contestant, Opened, Proof
+from toolkit.benchmarking.pausing import pause, resume
 
 PATIENCE = 900.0
 """Seconds without an answer after which a process counts as hung; a first run may compile for minutes."""
@@ -39,7 +40,9 @@ class WorkerProcess:
 
     It is a fresh interpreter (no fork, so that CUDA and thread pools start clean; no re-import of the
     caller's main module, so that a plain script or a notebook can compare), in a session of its own, so
-    that Ctrl-C reaches the owner alone. It ends when the owner closes it, dies, or drops the pipe.
+    that Ctrl-C reaches the owner alone. It runs only while it answers, and is stopped in between (where
+    :mod:`toolkit.benchmarking.pausing` can do that). It ends when the owner closes it, dies, or drops the
+    pipe; on Linux already when the thread of the owner ends that made it.
 
     Args:
         contestant: what it opens.
@@ -67,6 +70,15 @@ class WorkerProcess:
         """The process's id."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """It has not ended."""
+        return self._process.poll() is None
+
+    def ready(self) -> None:
+        """Wait until the process has started, which is no part of what opening takes."""
+        self._ask("ready")
+
     def open(self) -> Opened:
         """Open the artifact and run it once.
 
@@ -79,6 +91,10 @@ class WorkerProcess:
         """Classify uint8 pixels [N, H, W, C]; float32 [N, classes]. None: the graph normalises by itself."""
         return cast("NDArray[np.float32]", self._ask("logits", pixels, preprocess))
 
+    def feed(self, pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> None:
+        """Take these images, as for :meth:`logits`, for all that is timed from now on; before, it is noise."""
+        self._ask("feed", pixels, preprocess)
+
     def warm(self, batch: int, seconds: float) -> int:
         """Run untimed for ``seconds``; the number of runs."""
         return cast("int", self._ask("warm", batch, seconds))
@@ -87,9 +103,17 @@ class WorkerProcess:
         """Time one turn of ``seconds`` at least one run long."""
         return cast("Block", self._ask("block", batch, seconds))
 
+    def proof(self) -> Proof:
+        """What really ran the artifact, by its library; the reason in it where that can't be told."""
+        return cast("Proof", self._ask("proof"))
+
     def memory(self) -> int | None:
         """The most bytes that the process has held resident."""
         return cast("int | None", self._ask("memory"))
+
+    def device_memory(self) -> int | None:
+        """The bytes that the process holds on the session's GPU; None on the CPU and where no driver tells."""
+        return cast("int | None", self._ask("device_memory"))
 
     def close(self) -> None:
         """End the process, at once when it doesn't end by itself; safe to call twice."""
@@ -124,6 +148,7 @@ class WorkerProcess:
     def _ask(self, name: str, *arguments: object) -> Any:
         pipe = self._process.stdin
         assert pipe is not None  # noqa: S101 - asked for above
+        resume(self.pid)
         try:
             pickle.dump((name, arguments), pipe, protocol=5)
             pipe.flush()
@@ -139,6 +164,7 @@ class WorkerProcess:
             ) from None
         if reply is None:
             raise self._death()
+        pause(self.pid)
         good, value = reply
         if not good:
             if type(value) is RunError:  # not an answer that the toolkit foresaw: `--debug` shows more

@@ -22,13 +22,19 @@ from numpy.typing import NDArray
 from engines.errors import InputError, RunError, ToolkitError
 from engines.preprocess import Preprocess
 from engines.sessions.base import Session, StageTimes
+from engines.sessions.proof import Provable
 from engines.tensors import Array, TensorSpec
-from toolkit.benchmarking.messages import Block, Contestant, Opened
+from toolkit.benchmarking.device_memory import DeviceMemory
+from toolkit.benchmarking.messages import Block, Contestant, Opened, Proof
+from toolkit.benchmarking.pausing import CAN_PAUSE, die_with_owner
 
 QUIET_SHARE = 0.1
 """A process is idle when it uses less than this share of one core."""
 
 _SETTLE_STEP, _SETTLE_LIMIT = 0.005, 0.5
+
+_LONG_RUN = 0.1
+"""Seconds of a run that warms up enough in one."""
 
 
 class Worker:
@@ -38,6 +44,7 @@ class Worker:
         self._session: Session | None = None
         self._feeds: dict[int, dict[str, Array]] = {}
         self._sample: Array | None = None
+        self._device_memory = DeviceMemory()
 
     @property
     def session(self) -> Session:
@@ -45,8 +52,15 @@ class Worker:
             raise RunError("no session is open in this process", "open one before")
         return self._session
 
+    def ready(self) -> None:
+        """The process has started."""
+
     def open(self, contestant: Contestant) -> Opened:
         """Open the artifact and run it once."""
+        with self._device_memory.counted():
+            return self._open(contestant)
+
+    def _open(self, contestant: Contestant) -> Opened:
         start = time.perf_counter()
         module, _, function = contestant.opener.partition(":")
         opener = getattr(importlib.import_module(module), function)
@@ -67,22 +81,24 @@ class Worker:
 
         ``preprocess`` normalises them; None feeds the pixels to a graph that does so itself.
         """
-        spec = self.session.inputs[0]
-        values: Array = pixels if preprocess is None else preprocess.normalise(pixels)
-        if values.dtype.name != spec.dtype:
-            values = values.astype(spec.dtype)
-        self._sample = values
-        self._feeds.clear()
+        values = self._prepared(pixels, preprocess)
         parts = [self._run_padded(part) for part in np.split(values, self._cuts(len(values)))]
         return np.concatenate(parts)
 
+    def feed(self, pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> None:
+        """Take these images, as for ``logits``, for everything that is timed from now on."""
+        self._sample = self._prepared(pixels, preprocess)
+        self._feeds.clear()
+
     def warm(self, batch: int, seconds: float) -> int:
-        """Run untimed for ``seconds`` and at least twice; the number of runs."""
+        """Run untimed for ``seconds``, and at least twice unless one run takes long; the number of runs."""
         feeds, session, runs = self._feeds_of(batch), self.session, 0
         until = time.perf_counter() + seconds
-        while runs < 2 or time.perf_counter() < until:
-            session.run(feeds)
-            runs += 1
+        least_until = until + _LONG_RUN
+        with self._device_memory.counted():
+            while time.perf_counter() < (until if runs >= 2 else least_until) or not runs:
+                session.run(feeds)
+                runs += 1
         self._settle()
         return runs
 
@@ -116,6 +132,16 @@ class Worker:
         self._settle()
         return Block(tuple(times), tuple(stages))
 
+    def proof(self) -> Proof:
+        """What really ran the artifact: what its library says of it, asked aside from anything that is timed."""
+        session = self.session
+        if not isinstance(session, Provable):
+            return Proof(session.info.provider, problem=f"a session of '{session.info.backend}' doesn't tell")
+        try:
+            return session.prove(self._feeds_of(self._fixed() or 1))
+        except ToolkitError as error:
+            return Proof(session.info.provider, problem=error.cause)
+
     def memory(self) -> int | None:
         """The most bytes that this process has held resident; None where the system doesn't tell."""
         # Linux's getrusage begins with what the parent held when it started this process; VmHWM doesn't.
@@ -129,11 +155,21 @@ class Worker:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
+    def device_memory(self) -> int | None:
+        """Bytes that this process holds on the session's GPU; None on the CPU."""
+        return self._device_memory.held(self.session.info.device)
+
     def close(self) -> None:
         """Close the session."""
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def _prepared(self, pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> Array:
+        """Pixels as the session takes them."""
+        values: Array = pixels if preprocess is None else preprocess.normalise(pixels)
+        wanted = self.session.inputs[0].dtype
+        return values if values.dtype.name == wanted else values.astype(wanted)
 
     def _first_run(self, batch: int) -> float:
         feeds = self._feeds_of(batch)
@@ -142,7 +178,9 @@ class Worker:
         return time.perf_counter() - before
 
     def _settle(self) -> None:
-        """Wait until this process's threads sleep: pools spin for a while after a run and would slow a rival."""
+        """Wait until this process's threads sleep, where the owner can't stop it: pools spin after a run."""
+        if CAN_PAUSE:
+            return
         limit = time.perf_counter() + _SETTLE_LIMIT
         while True:
             wall, used = time.perf_counter(), time.process_time()
@@ -152,7 +190,7 @@ class Worker:
                 return
 
     def _feeds_of(self, batch: int) -> dict[str, Array]:
-        """Inputs for a batch: the last images classified, repeated to fit, or noise before there are any."""
+        """Inputs for a batch: the images that were given to it, repeated to fit, or noise before there are any."""
         if batch not in self._feeds:
             first, *others = self.session.inputs
             if self._sample is None:
@@ -225,6 +263,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 def main() -> None:
     """Take the two pipes, send everything that libraries print to standard error, and serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides when this ends
+    die_with_owner()
     with (
         os.fdopen(os.dup(sys.stdin.fileno()), "rb") as requests,
         os.fdopen(os.dup(sys.stdout.fileno()), "wb") as replies,
