@@ -13,7 +13,7 @@ from engines.errors import InputError
 from engines.progress import QUIET, Progress
 
 if TYPE_CHECKING:
-    from toolkit.comparison.record import Comparison
+    from toolkit.comparison.records.record import Comparison
 
 LEAST_ACCURACY = 0.97
 """Test accuracy that the trained checkpoint must reach."""
@@ -102,11 +102,16 @@ def run_demo(
         folder / "model.fp16.rtx.engine",
         folder / "model.int8.rtx.engine",
     ]
+    report = folder / "report.html"
     stage(
         "5. Compare accuracy and speed, each through the session that serves it",
-        f"compare {' '.join(str(path) for path in artifacts)} --data digits --seconds 0.3 --rounds 6",
+        f"compare {' '.join(str(path) for path in artifacts)} --data digits --report {report}",
     )
-    comparison = compare(artifacts, "digits", seconds=0.3, rounds=6, progress=progress)
+    comparison = compare(artifacts, "digits", report=report, force=True, fresh=True, say=say, progress=progress)
+    for verdict in comparison.verdicts:
+        if verdict.kind == "recommended":
+            say(f"  recommended: {verdict.subject or 'nothing'}: {verdict.text}")
+    say(f"  the page to look at: {report}; every figure in it: {report.with_suffix('.json')}")
     return Demo(comparison, tuple(_failures(comparison)), time.monotonic() - start)
 
 

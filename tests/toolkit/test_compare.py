@@ -115,16 +115,17 @@ def test_an_engine_of_one_batch_size_is_evaluated_whole_and_timed_at_that_size_o
 
 def test_the_record_is_json_with_a_schema_version_and_says_where_and_how(comparison):
     record = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
-    assert (record["schema"], record["version"]) == ("onnx-tensorrt-toolkit/comparison", 1)
-    assert record["machine"]["cores"] > 0
+    assert (record["schema"], record["version"]) == ("onnx-tensorrt-toolkit/comparison", 2)
+    assert record["machines"][0]["cores"] > 0
     assert record["settings"]["batch_sizes"] == [1, 4]
     assert record["data"]["images"] == 70
     assert record["data"]["digest"].startswith("sha256:")
     rows = {row["name"]: row for row in record["rows"]}
     assert rows["b.onnx"]["session"]["provider"] == "CPUExecutionProvider"
     assert rows["b.onnx"]["size_bytes"] == comparison.row("b.onnx").size > 1000
-    assert len(rows["b.onnx"]["speed"][0]["block_seconds"]) == 6
-    assert rows["b.onnx"]["cold_start_seconds"]["open"] > 0
+    assert [len(launch) for launch in rows["b.onnx"]["speed"][0]["run_seconds"]] == [3, 3]
+    assert [start["open"] > 0 < start["first"] for start in rows["b.onnx"]["cold_starts"]] == [True, True]
+    assert rows["b.onnx"]["peak_device_bytes"] is None
     assert rows["b.onnx"]["peak_resident_bytes"] > 20e6
     assert rows["other.engine"]["session"] is None
     assert record["command"].startswith("toolkit compare ")
@@ -172,7 +173,7 @@ def test_artifacts_of_different_input_sizes_see_the_same_images_each_in_its_own_
 def test_a_foreign_engine_borrows_the_references_metadata_and_says_so(folder, data):
     (folder / "foreign.engine").write_bytes(b"x")
     foreign = Contestant(str(folder / "foreign.engine"), opener=f"{HERE}:foreign", options={"max_batch": 8})
-    result = compare([folder / "a.onnx", foreign], data, batch_sizes=(16,), seconds=0.05, rounds=1)
+    result = compare([folder / "a.onnx", foreign], data, batch_sizes=(16,), seconds=0.05, rounds=1, launches=1)
     row = result.row("foreign.engine")
     assert row.accuracy.top1.total == 70
     assert "carries no metadata" in row.notes[0]
@@ -189,7 +190,7 @@ def test_an_engine_whose_profile_starts_above_one_is_padded_and_timed_where_it_r
     (folder / "four.engine").write_bytes(b"x")
     four = Contestant(str(folder / "four.engine"), opener=f"{HERE}:from_four")
     plain = Contestant(str(folder / "four.engine"), "plain", opener=f"{HERE}:fake")
-    result = compare([plain, four], data, images=65, batch_sizes=(1, 4), seconds=0.05, rounds=1)
+    result = compare([plain, four], data, images=65, batch_sizes=(1, 4), seconds=0.05, rounds=1, launches=1)
     row = result.row("four.engine")
     assert row.failure is None
     assert row.accuracy.agreement.rate == 1.0
@@ -228,7 +229,9 @@ def test_a_reference_that_was_asked_for_and_cannot_run_is_an_error(folder, data)
 def test_when_a_default_reference_dies_the_next_takes_its_place_without_agreement(folder, data):
     (folder / "first.onnx").write_bytes(b"x")
     bad = Contestant(str(folder / "first.onnx"), opener=f"{HERE}:doomed", options={"way": "exit", "at": 2})
-    result = compare([bad, folder / "a.onnx", folder / "b.onnx"], data, batch_sizes=(1,), seconds=0.05, rounds=6)
+    result = compare(
+        [bad, folder / "a.onnx", folder / "b.onnx"], data, batch_sizes=(1,), launches=1, seconds=0.05, rounds=6
+    )
     assert result.reference == "a.onnx"
     assert result.row("b.onnx").accuracy.agreement is None
     assert result.row("b.onnx").accuracy.top1.total == 70
@@ -288,14 +291,14 @@ def test_what_was_measured_is_written_into_the_passport_of_the_very_file(folder,
     engine.write_bytes((folder / "a.onnx").read_bytes())
     made = Passport.of(engine, backend="onnxruntime", precision="fp32", command="toolkit build-engine")
     made.with_measurements(other=1).write(passport_path(engine))
-    result = compare([folder / "a.onnx", engine], data, **QUICK)
+    result = compare([folder / "a.onnx", engine], data, **QUICK, launches=1)
     written = Passport.read(passport_path(engine)).measurements
     row = result.row("a.fp32.onnx")
     assert written["other"] == 1
     assert written["accuracy"]["top1"]["rate"] == row.accuracy.top1.rate
     assert written["accuracy"]["data"]["digest"] == result.data.digest
     assert written["speed"]["batches"][1]["images_per_second"] == row.speeds[4].timing.images_per_second
-    assert "block_seconds" not in written["speed"]["batches"][0]
+    assert "run_seconds" not in written["speed"]["batches"][0]
     for name in ("accuracy", "speed"):
         assert written[name]["device"] == "cpu"
         assert written[name]["provider"] == "CPUExecutionProvider"

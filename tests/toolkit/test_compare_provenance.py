@@ -1,12 +1,18 @@
 """A comparison says which engines were calibrated on the images that they are judged on, or never saw a class."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from engines.progress import QUIET
 from export.graph import save_graph
 from tests.tiny import CLASSES, METADATA, tiny_graph, tiny_images
+from tests.toolkit.comparison.graphs import open_entries
+from toolkit.comparison.measuring import evaluate
+from toolkit.comparison.measuring.plan import Plan
 from toolkit.data import Dataset, PreprocessHint, Split
 from toolkit.steps.build import build_engine
 from toolkit.steps.compare import compare
@@ -40,6 +46,23 @@ def notes(engine: Path, data: Dataset) -> tuple[str, ...]:
 def test_images_that_were_calibrated_on_are_counted(engine):
     found = notes(engine, dataset(slice(0, 1), slice(30, 60)))
     assert found == ("4 of the 30 evaluated images were calibrated on: its accuracy may be flattered",)
+
+
+def test_they_are_all_counted_when_an_evaluation_goes_on_after_an_interruption(engine, monkeypatch):
+    monkeypatch.setattr(evaluate, "KEEP_SECONDS", -1)
+    states: list[str] = []
+
+    def found(**options: Any) -> list[str]:
+        entries, workers = open_entries([engine])
+        data = dataset(slice(0, 1), slice(0, 60))
+        plan = Plan((entries[engine.name].contestant,))
+        evaluate.evaluate(plan, data, entries, workers, reference=engine.name, progress=QUIET, **options)
+        workers[engine.name].close()
+        return entries[engine.name].notes
+
+    whole = found(keep=lambda state: states.append(json.dumps(state)))
+    assert whole == ["34 of the 60 evaluated images were calibrated on: its accuracy may be flattered"]
+    assert found(known=json.loads(states[0])) == whole
 
 
 def test_images_that_were_not_are_not(engine):

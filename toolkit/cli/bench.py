@@ -1,37 +1,50 @@
 """``toolkit bench``: latency and throughput of an engine."""
 
+from typing import Any
+
 import click
 
 from toolkit.cli import console
-from toolkit.cli.compare import batch_sizes, show
+from toolkit.cli.compare import batch_sizes, say_where, show
 
 
 @click.command("bench")
 @click.argument("engines", nargs=-1, required=True, metavar="ENGINE...", type=click.Path())
-@click.option("--batch", callback=batch_sizes, help="Batch sizes, such as 1,8,32 [those of 1, 8, 32 it takes].")
+@click.option(
+    "--batch",
+    callback=batch_sizes,
+    metavar="SIZES",
+    help="Batch sizes [those of 1,8,32 it takes], or sweep: doubled until throughput stops growing.",
+)
 @click.option("--seconds", type=float, default=1.0, show_default=True, help="Timed running at each batch size.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Turns that the time is cut into."
+    "--rounds", type=click.IntRange(min=1), default=40, show_default=True, help="Turns that the time is cut into."
 )
 @click.option(
-    "--backend", default="auto", show_default=True, help="What runs them: openvino for a graph [by the file]."
+    "--launches", type=click.IntRange(min=1), default=2, show_default=True, help="Starts of every process anew."
+)
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="What runs them: openvino or onnxruntime-tensorrt (graphs), torch-compile (checkpoints) [by the file].",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the backend's choice].")
 @click.option("--trust-pickle", is_flag=True, help="Load pickled modules; this runs their code.")
+@click.option("--report", type=click.Path(), metavar="FILE.html", help="Write a page to look at, in one file.")
+@click.option("--markdown", type=click.Path(), metavar="FILE.md", help="Write the same for a pull request.")
+@click.option("--csv", type=click.Path(), metavar="FILE.csv", help="Write a line an artifact and batch size.")
+@click.option(
+    "--record",
+    type=click.Path(),
+    metavar="FILE.json",
+    help="Write the record, as the work goes on [with --report: beside it].",
+)
+@click.option("--fresh", is_flag=True, help="Begin anew instead of going on with an interrupted run.")
+@click.option("--force", is_flag=True, help="Replace outputs that are of another comparison.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
-def command(
-    *,
-    engines: tuple[str, ...],
-    batch: tuple[int, ...] | None,
-    seconds: float,
-    rounds: int,
-    backend: str,
-    device: str,
-    threads: int | None,
-    trust_pickle: bool,
-    as_json: bool,
-) -> None:
+def command(*, engines: tuple[str, ...], batch: Any, as_json: bool, **options: Any) -> None:
     """Measure an engine's latency and throughput.
 
     ENGINE is a checkpoint, graph or engine; several take turns. GRAPH@openvino runs a graph in OpenVINO
@@ -41,15 +54,6 @@ def command(
     from toolkit.steps.bench import bench
 
     with console.progress() as listener:
-        comparison = bench(
-            engines,
-            batch_sizes=batch,
-            seconds=seconds,
-            rounds=rounds,
-            backend=backend,
-            device=device,
-            threads=threads,
-            trust_pickle=trust_pickle,
-            progress=listener,
-        )
+        comparison = bench(engines, batch_sizes=batch, say=console.note, progress=listener, **options)
     show(comparison, as_json=as_json)
+    say_where(options)

@@ -4,8 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import ToolkitError
-from engines.passport import find_passport, passport_path
-from toolkit.comparison.record import Comparison, Row
+from engines.passport import Passport, find_passport, passport_path
+from toolkit.comparison.records.record import Comparison, Row
+
+_UNTOLD = frozenset({"seen"})
+"""Facts of a calibration that say nothing to people: a filter that knows the images it has seen."""
+
+_LONG = ("confusion", "confidence", "disagreements")
+"""What of an accuracy stays in the record alone."""
 
 
 def record_measurements(comparison: Comparison) -> tuple[str, ...]:
@@ -37,6 +43,31 @@ def record_measurements(comparison: Comparison) -> tuple[str, ...]:
     return tuple(problems)
 
 
+def passport_of(row: Row) -> dict[str, Any] | None:
+    """What a record keeps of the passport beside a row's engine; None without one, or with one of another file.
+
+    Measurements, the list of layers and the names of all classes are left out: the first are what the record is for,
+    the others are long, and beside the engine.
+    """
+    try:
+        passport = find_passport(Path(row.path))
+    except ToolkitError:
+        return None
+    if passport is None or passport.digest != row.digest:
+        return None
+    return _short(passport)
+
+
+def _short(passport: Passport) -> dict[str, Any]:
+    facts = passport.to_json()
+    del facts["measurements"], facts["layers"]
+    if facts["metadata"] is not None:
+        facts["metadata"] = {name: value for name, value in facts["metadata"].items() if name != "labels"}
+    if facts["calibration"] is not None:
+        facts["calibration"] = {name: value for name, value in facts["calibration"].items() if name not in _UNTOLD}
+    return facts
+
+
 def measurements(comparison: Comparison, row: Row) -> dict[str, Any]:
     """A passport's ``accuracy`` and ``speed``: the summary of one row, without its raw times.
 
@@ -57,12 +88,12 @@ def measurements(comparison: Comparison, row: Row) -> dict[str, Any]:
             **context,
             "data": comparison.data.to_json(),
             "reference": comparison.reference,
-            **row.accuracy.to_json(),
+            **{name: value for name, value in row.accuracy.to_json().items() if name not in _LONG},
         }
     if row.speeds:
         speeds = [speed.to_json() for speed in row.speeds.values()]
         for speed in speeds:
-            del speed["block_seconds"]
+            del speed["run_seconds"]
         found["speed"] = {
             **context,
             "reference": comparison.reference,

@@ -1,198 +1,106 @@
-"""A comparison as text: who is right how often, who is how fast, and who can't run here."""
+"""A comparison as text: its tables, what they mean, why something wasn't measured, and what casts doubt on it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.comparison.accuracy import Share
-from toolkit.comparison.record import Comparison, Row, Speed
+from toolkit.comparison.records.merging import machine_label, parts_of
+from toolkit.comparison.records.record import Comparison, Verdict
+from toolkit.comparison.tables import tables_of, titled_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Column = tuple[str, Callable[[Row, Speed], str]]
+__all__ = ["render", "titled_table"]
+
+_HEADS = {
+    "recommended": ("recommended", "bold green"),
+    "no-faster": ("no faster", "yellow"),
+    "dominated": ("dominated", "yellow"),
+    "less-accurate": ("less accurate", "yellow"),
+    "not-finite": ("not finite", "red"),
+    "not-measured": ("", "red"),
+}
+"""How a kind of verdict is headed; others by their own names. One that wasn't measured says so itself."""
 
 
 def render(comparison: Comparison, *, plain: bool = False) -> "RenderableType":
-    """Tables of accuracy and speed, the reasons of what wasn't run, and warnings.
+    """Tables of accuracy, speed, and starts, then verdicts, the reasons of what wasn't run, notes and warnings.
 
-    At 100 columns nothing is cut: long names are folded over lines.
+    A merged record has the tables of each of its runs. At 100 columns nothing is cut: long names are folded over
+    lines.
 
     Args:
         comparison: what was measured.
         plain: columns without lines or styles, for files and pipes.
     """
     parts: list[RenderableType] = []
-    if comparison.data is not None:
-        parts.append(_accuracy(comparison, plain=plain))
-    if any(row.speeds for row in comparison.rows):
-        parts.append(_speed(comparison, plain=plain))
-    if any(speed.timing.stages for row in comparison.rows for speed in row.speeds.values()):
-        parts.append(_stages(comparison, plain=plain))
-    parts.extend(_remarks(comparison, plain=plain))
-    parts.append(Text(f"Measured on {comparison.machine}.", style="" if plain else "dim"))
+    for one in parts_of(comparison):
+        if comparison.parts:
+            parts.append(Text(f"On {one.machine}", style="" if plain else "bold underline"))
+        parts += tables_of(one, plain=plain)
+    parts += _Lines(plain=plain).of(comparison)
+    if not comparison.parts:
+        parts.append(Text(f"Measured on {comparison.machine}.", style="" if plain else "dim"))
     spaced: list[RenderableType] = []
-    for part in parts:
-        spaced += [Text(), part] if spaced and isinstance(part, Table) else [part]
+    for number, part in enumerate(parts):
+        if number and (isinstance(part, Table) or isinstance(parts[number - 1], Table)):
+            spaced.append(Text())
+        spaced.append(part)
     return Group(*spaced)
 
 
-def _accuracy(comparison: Comparison, *, plain: bool) -> Table:
-    data, reference = comparison.data, comparison.reference
-    assert data is not None  # noqa: S101 - asked by the caller
-    rows = comparison.rows
-    with_top5 = any(row.accuracy and row.accuracy.top5 for row in rows)
-    with_agreement = reference is not None
-    table = titled_table(f"Accuracy on {data.images} {data.split} images of {data.name}", plain=plain)
-    _name_column(table, "artifact")
-    table.add_column("runs on", overflow="fold")
-    for name in ("size", "top-1", *(["top-5"] if with_top5 else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    if with_agreement:
-        table.add_column(f"same as {reference}", justify="right", overflow="fold")
-    for row in rows:
-        accuracy = row.accuracy
-        cells = [row.name, _runs_on(row), _bytes(row.size), _percent(accuracy.top1 if accuracy else None)]
-        cells += [_percent(accuracy.top5 if accuracy else None)] if with_top5 else []
-        if with_agreement:
-            agreement = accuracy.agreement if accuracy else None
-            cells.append("reference" if row.name == reference else _with_interval(agreement))
-        table.add_row(*cells)
-    return table
+class _Lines:
+    """The lines below the tables, each with what it is in front."""
 
+    def __init__(self, *, plain: bool) -> None:
+        self._plain = plain
+        self._lines: list[Text] = []
 
-def _speed(comparison: Comparison, *, plain: bool) -> Table:
-    rows, reference = comparison.rows, comparison.reference
-    columns: list[Column] = [
-        ("p50 ms", lambda _, speed: _milliseconds(speed.timing.p50)),
-        ("p95 ms", lambda _, speed: _milliseconds(speed.timing.p95)),
-        ("p99 ms", lambda _, speed: _milliseconds(speed.timing.p99)),
-    ]
-    columns.append(("images/s", lambda _, speed: _rate(speed.timing.images_per_second)))
-    if reference is not None:
-        columns.append(("speed", lambda row, speed: "1.00x" if row.name == reference else _ratio(speed)))
-    title = "Speed" if reference is None else f"Speed in turns, against {reference} (95 % interval)"
-    table = titled_table(title, plain=plain)
-    table.add_column("batch", justify="right", no_wrap=True)
-    _name_column(table, "artifact")
-    for name, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    sizes = sorted({batch for row in rows for batch in (*row.speeds, *row.skipped)})
-    for batch in sizes:
-        for row in rows:
-            if batch in row.speeds:
-                table.add_row(str(batch), row.name, *(value(row, row.speeds[batch]) for _, value in columns))
-            elif batch in row.skipped:
-                table.add_row(str(batch), row.name, "-")
-        table.add_section()
-    return table
-
-
-def _stages(comparison: Comparison, *, plain: bool) -> Table:
-    """Where the time goes on a device: what is left of end to end is Python and the library's own."""
-    table = titled_table("On the device, median ms", plain=plain)
-    table.add_column("batch", justify="right", no_wrap=True)
-    _name_column(table, "artifact")
-    for name in ("copy in", "device", "copy out", "end to end"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for batch in sorted({batch for row in comparison.rows for batch in row.speeds}):
+    def of(self, comparison: Comparison) -> list[Text]:
+        if not comparison.complete:
+            self._add("interrupted: ", "not everything was measured; the same command goes on from here", "bold red")
+        self._verdicts(comparison)
+        judged = {verdict.subject for verdict in comparison.verdicts if verdict.kind == "not-measured"}
         for row in comparison.rows:
-            timing = row.speeds[batch].timing if batch in row.speeds else None
-            if timing is not None and timing.stages is not None:
-                times = (timing.stages.copy_in, timing.stages.device, timing.stages.copy_out, timing.p50)
-                table.add_row(str(batch), row.name, *map(_milliseconds, times))
-        table.add_section()
-    return table
+            if row.failure is not None and row.name not in judged:
+                remedy = f" ({row.failure.remedy})" if row.failure.remedy else ""
+                head = "stopped: " if row.opened else "not run: "
+                self._add(head, f"{row.name}: {row.failure.cause}{remedy}", "red")
+        for row in comparison.rows:
+            skipped: dict[str, list[int]] = {}
+            for batch, reason in row.skipped.items():
+                skipped.setdefault(reason, []).append(batch)
+            for reason, batches in skipped.items():
+                self._add("not taken: ", f"{row.name} at batch {', '.join(map(str, batches))}: {reason}", "yellow")
+            for note in row.notes:
+                self._add("note: ", f"{row.name} {note}", "yellow")
+        for warning in comparison.warnings:
+            self._add("warning: ", warning, "yellow")
+        return self._lines
+
+    def _verdicts(self, comparison: Comparison) -> None:
+        for verdicts in _same(comparison.verdicts):
+            verdict = verdicts[0]
+            head, style = _HEADS.get(verdict.kind, (verdict.kind.replace("-", " "), "yellow"))
+            if verdict.kind == "recommended" and comparison.parts and verdict.subject:
+                head += f" on {machine_label(comparison.machines[comparison.row(verdict.subject).machine])}"
+            names = ", ".join(one.subject for one in verdicts if one.subject)
+            text = verdict.text
+            if not head:
+                head, _, text = text.partition(": ")
+            self._add(f"{head}: ", f"{names}: {text}" if names else text, style)
+
+    def _add(self, head: str, text: str, style: str) -> None:
+        self._lines.append(Text.assemble((head, "" if self._plain else style), text))
 
 
-def _remarks(comparison: Comparison, *, plain: bool) -> list[Text]:
-    lines: list[Text] = []
-
-    def add(head: str, text: str, style: str) -> None:
-        lines.append(Text.assemble((head, "" if plain else style), text))
-
-    for row in comparison.rows:
-        if row.failure is not None:
-            remedy = f" ({row.failure.remedy})" if row.failure.remedy else ""
-            add("stopped: " if row.opened else "not run: ", f"{row.name}: {row.failure.cause}{remedy}", "red")
-    for row in comparison.rows:
-        skipped: dict[str, list[int]] = {}
-        for batch, reason in row.skipped.items():
-            skipped.setdefault(reason, []).append(batch)
-        for reason, batches in skipped.items():
-            add("not taken: ", f"{row.name} at batch {', '.join(map(str, batches))}: {reason}", "yellow")
-        for note in row.notes:
-            add("note: ", f"{row.name} {note}", "yellow")
-    for warning in comparison.warnings:
-        add("warning: ", warning, "yellow")
-    return lines
-
-
-def titled_table(title: str, *, plain: bool) -> Table:
-    """A table without columns yet; ``plain`` without lines and styles, for a file or a pipe."""
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="" if plain else "bold",
-        header_style="" if plain else "bold",
-        box=None if plain else box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 2 if plain else 1, 0, 0),
-    )
-
-
-def _name_column(table: Table, title: str) -> None:
-    table.add_column(title, overflow="fold", min_width=12)
-
-
-def _runs_on(row: Row) -> str:
-    if row.opened is None:
-        return "not run"
-    info = row.opened.info
-    provider = info.provider.removesuffix("ExecutionProvider").lower()
-    known = {"", info.backend, info.device, info.device.partition(":")[0]}
-    extra = f" ({info.provider})" if provider not in known else ""
-    return f"{info.backend} {info.device}{extra}"
-
-
-def _percent(share: Share | None) -> str:
-    return f"{100 * share.rate:.2f} %" if share else "-"
-
-
-def _with_interval(share: Share | None) -> str:
-    if share is None:
-        return "-"
-    low, high = share.interval
-    return f"{100 * share.rate:.2f} % ({100 * low:.1f}–{100 * high:.1f})"
-
-
-def _ratio(speed: Speed) -> str:
-    ratio = speed.ratio
-    if ratio is None:
-        return "-"
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.2f}x"
-    return f"{ratio.value:.2f}x ({ratio.low:.2f}–{ratio.high:.2f})"
-
-
-def _milliseconds(seconds: float) -> str:
-    """Three significant digits, and never an exponent."""
-    value = 1000 * seconds
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _bytes(size: int) -> str:
-    """Decimal units, as disks are sold and file managers show: 1 MB is a million bytes."""
-    scale: Sequence[tuple[str, float]] = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-    for unit, factor in scale:
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}" if size < 100 * factor else f"{size / factor:.0f} {unit}"
-    return f"{size} B"
+def _same(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    """Verdicts of the same words on several rows together, in the order of the first."""
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        found.setdefault((verdict.kind, verdict.text), []).append(verdict)
+    return list(found.values())

@@ -1,26 +1,37 @@
 """Compare artifacts: accuracy and speed of each, through the session that would serve it."""
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from os import PathLike, fspath
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from engines.errors import InputError
 from engines.progress import QUIET, Progress
 from toolkit import machine
 from toolkit.benchmarking.messages import Contestant
 from toolkit.benchmarking.rounds import Pace
-from toolkit.comparison.passports import record_measurements
-from toolkit.comparison.plan import Plan, artifact_of, name_contestants, spelled
-from toolkit.comparison.record import Comparison
-from toolkit.comparison.run import run
+from toolkit.comparison.goal import Aim, Goal
+from toolkit.comparison.measuring.key import key_of
+from toolkit.comparison.measuring.plan import Plan, artifact_of, name_contestants, spelled
+from toolkit.comparison.measuring.run import Outcome, run
+from toolkit.comparison.passports import passport_of, record_measurements
+from toolkit.comparison.records.journal import Journal
+from toolkit.comparison.records.record import Comparison
+from toolkit.comparison.verdicts import judge
 from toolkit.comparison.warn import warnings_of
+from toolkit.steps.reports import Outputs
 
 if TYPE_CHECKING:
     from toolkit.data import Dataset
 
 BATCH_SIZES = (1, 8, 32)
+
+Batches = Sequence[int] | Literal["sweep"]
+"""Batch sizes, or "sweep": doubled from 1 on until throughput stops growing."""
 
 
 def compare(
@@ -28,16 +39,25 @@ def compare(
     data: "str | PathLike[str] | Dataset | None",
     *,
     reference: "str | PathLike[str] | None" = None,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
+    batch_sizes: Batches = BATCH_SIZES,
     images: int | None = None,
-    seconds: float = 1.0,
-    rounds: int = 10,
+    seconds: float = Pace.seconds,
+    rounds: int = Pace.rounds,
+    launches: int = Pace.launches,
     seed: int = 0,
     backend: str = "auto",
     device: str = "auto",
     threads: int | None = None,
     trust_pickle: bool = False,
+    goal: Goal | Aim | None = None,
+    record: "str | PathLike[str] | None" = None,
+    report: "str | PathLike[str] | None" = None,
+    markdown: "str | PathLike[str] | None" = None,
+    csv: "str | PathLike[str] | None" = None,
+    fresh: bool = False,
+    force: bool = False,
     update_passports: bool = True,
+    say: Callable[[str], None] = lambda line: None,
     progress: Progress = QUIET,
 ) -> Comparison:
     """Measure checkpoints, graphs and engines against each other.
@@ -45,6 +65,8 @@ def compare(
     Each is loaded in a process of its own and answers the data's test split there; then all take turns,
     a short block each with everyone else idle, at every batch size. Latency is of one ``run`` of the
     session, from arrays in host memory to arrays in host memory; decoding and resizing are not in it.
+
+    What is measured is kept on disk as it goes on: after an interruption the same call goes on from there.
 
     Args:
         artifacts: paths, with the backend behind an @ where it isn't the one that the file is made for
@@ -54,25 +76,96 @@ def compare(
             listed is added first. None takes the first checkpoint that runs, else the first graph, else the first
             artifact.
         batch_sizes: images a run, for the timing; an artifact that doesn't take one has the reason in its row.
+            "sweep" doubles them from 1 on until throughput stops growing.
         images: how many test images, in the classes' proportions; None takes all.
-        seconds: timed running of each artifact at each batch size.
-        rounds: turns of each artifact at each batch size; 6 or more give intervals of the speed ratios.
+        seconds: timed running of each artifact at each batch size, over all launches.
+        rounds: turns of each artifact at each batch size, over all launches.
+        launches: how often every process is started anew; two or more even out what the place of its memory does.
         seed: of the choice of images and the order of turns.
         backend: for the artifacts given as paths that name none; "auto" takes what each file is made for.
         device: "auto", "cpu" or "cuda:N", for the artifacts given as paths.
         threads: CPU threads of each; None leaves it to the backend.
         trust_pickle: load pickled modules, which runs their code.
+        goal: what the recommendation is for; None balances latency and throughput, half a point lost at most.
+        record: where the record goes, and is kept as it goes on; None takes the report's name with .json, and
+            without a report a file in the cache folder that is gone when all is measured.
+        report: an HTML page of the result.
+        markdown: the same for a pull request.
+        csv: a line for each artifact and batch size.
+        fresh: begin anew instead of going on where an interrupted run stopped.
+        force: replace output files that are of another comparison, or anything else.
         update_passports: write what was measured into the passport beside each engine.
+        say: told a line when an interrupted run is taken up.
         progress: told of the work.
 
     Returns:
         A row for every artifact; one that this machine can't run has the reason in it.
 
     Raises:
-        InputError: a file doesn't exist, or an option makes no sense.
+        InputError: a file doesn't exist, an option makes no sense, an output can't be written, or it is there already
+            and of something else.
         DataError: the data can't be used, or its classes are no artifact's.
         ToolkitError: nothing could be run, or the reference asked for can't be.
     """
+    goal = Goal(goal) if isinstance(goal, str) else goal
+    contestants, chosen = _contestants(artifacts, reference, backend, device, threads, trust_pickle=trust_pickle)
+    plan = Plan(
+        contestants,
+        batch_sizes if isinstance(batch_sizes, str) else tuple(batch_sizes),
+        images=images,
+        reference=chosen,
+        pace=Pace(seconds, rounds, launches=launches, warm_seconds=min(Pace.warm_seconds, seconds), seed=seed),
+    )
+    plan.check()
+    outputs = Outputs.of(record, report, markdown, csv)
+    outputs.check([contestant.path for contestant in contestants], force=force)
+    source = ""
+    if data is not None:
+        from toolkit.data import Dataset, open_dataset
+
+        source = data.name if isinstance(data, Dataset) else fspath(data)
+        # The seed is not passed on: another split than training's would evaluate on training images.
+        opened = open_dataset(data, progress=progress)
+        plan = replace(plan, dataset=opened)
+    facts: dict[str, Any] = {
+        "command": _command(plan, source, device, threads, goal, trust_pickle=trust_pickle),
+        "machines": (machine.describe(),),
+        "settings": plan.settings(),
+        "goal": goal,
+    }
+    facts["key"] = key_of(plan, facts["machines"][0])
+    journal = _journal(outputs.record, facts["key"], facts["command"], fresh=fresh, force=force, say=say)
+    comparison = _measure(plan, facts, journal, progress)
+    comparison = replace(comparison, verdicts=judge(comparison, goal))
+    if update_passports:
+        problems = record_measurements(comparison)
+        comparison = replace(comparison, warnings=(*comparison.warnings, *problems))
+    _write(comparison, outputs, journal)
+    return comparison
+
+
+def _write(comparison: Comparison, outputs: Outputs, journal: Journal) -> None:
+    """Write the record, then what is drawn from it, so that nothing need be measured again when that fails."""
+    if journal.lasting:
+        journal.write(comparison)
+    try:
+        outputs.write(comparison)
+    except InputError as error:
+        again = f"write it again from what was measured: `toolkit compare --from {journal.path} ...`"
+        raise InputError(error.cause, again if journal.lasting else error.remedy) from error
+    journal.finish()
+
+
+def _contestants(
+    artifacts: Sequence["str | PathLike[str] | Contestant"],
+    reference: "str | PathLike[str] | None",
+    backend: str,
+    device: str,
+    threads: int | None,
+    *,
+    trust_pickle: bool,
+) -> tuple[tuple[Contestant, ...], str | None]:
+    """What is compared, and the name of what the rest is held against; None for the first that fits."""
     options = {"trust_pickle": True} if trust_pickle else {}
 
     def contestant(artifact: "str | PathLike[str] | Contestant") -> Contestant:
@@ -91,53 +184,93 @@ def compare(
         if wanted not in {spelled(c) for c in listed}:
             listed.insert(0, added)
     named = name_contestants(listed)
-    chosen = next((c.name for c in named if wanted in {c.name, spelled(c)}), None)
-    plan = Plan(
-        named,
-        tuple(batch_sizes),
-        images=images,
-        reference=chosen,
-        pace=Pace(seconds, rounds, min(Pace.warm_seconds, seconds), seed),
-    )
-    plan.check()
-    source = ""
-    if data is not None:
-        from toolkit.data import Dataset, open_dataset
+    return named, next((c.name for c in named if wanted in {c.name, spelled(c)}), None)
 
-        source = data.name if isinstance(data, Dataset) else fspath(data)
-        # The seed is not passed on: another split than training's would evaluate on training images.
-        opened = open_dataset(data, progress=progress)
-        plan = replace(plan, dataset=opened)
+
+def _journal(
+    record: Path | None, key: str, command: str, *, fresh: bool, force: bool, say: Callable[[str], None]
+) -> Journal:
+    """Where the record is kept, with what an interrupted run left there."""
+    if record is not None:
+        journal = Journal.at(record, key, command, fresh=fresh, force=force)
+    else:
+        journal = Journal.in_cache(key, command, fresh=fresh)
+    if journal.stale:
+        say(
+            f"'{journal.path}' is of an interrupted run, but a file or this machine has changed since: it begins anew"
+        )
+    elif journal.known is not None:
+        known = journal.known
+        done = ["evaluated"] if known.data else []
+        done += [f"{known.progress.get('images', 0)} images evaluated"] if known.progress else []
+        timed = dict.fromkeys(str(batch) for row in known.rows for batch in row.speeds)
+        done += [f"timed at batch {', '.join(timed)}"] if timed else []
+        found = f" ({'; '.join(done)})" if done else ""
+        say(f"an interrupted run of {known.created} is continued{found}; --fresh begins anew")
+    return journal
+
+
+def _measure(plan: Plan, facts: Mapping[str, Any], journal: Journal, progress: Progress) -> Comparison:
+    """Run the plan; what is measured goes into the journal as it comes."""
     busy = machine.busy_cores()
-    outcome = run(plan, progress)
-    comparison = Comparison(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=_command(plan, source, device, threads, trust_pickle=trust_pickle),
-        machine=machine.describe(),
-        settings=plan.settings(),
-        data=outcome.data,
-        reference=outcome.reference,
-        rows=outcome.rows,
-        warnings=warnings_of(outcome.rows, busy),
-    )
-    if update_passports:
-        problems = record_measurements(comparison)
-        comparison = replace(comparison, warnings=(*comparison.warnings, *problems))
-    return comparison
+    passports: dict[str, Any] = {}
+
+    def comparison_of(outcome: Outcome) -> Comparison:
+        for row in outcome.rows:
+            if row.name not in passports:
+                passports[row.name] = passport_of(row)
+        return Comparison(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            data=outcome.data,
+            reference=outcome.reference,
+            rows=tuple(replace(row, passport=passports[row.name]) for row in outcome.rows),
+            warnings=warnings_of(outcome.rows, busy, outcome.conditions),
+            conditions=(outcome.conditions,),
+            pictures=outcome.pictures,
+            complete=outcome.complete,
+            progress=outcome.progress,
+            **facts,
+        )
+
+    with _told(journal):
+        return comparison_of(
+            run(plan, progress, journal.known, lambda outcome: journal.write(comparison_of(outcome)))
+        )
 
 
-def _command(plan: Plan, data: str, device: str, threads: int | None, *, trust_pickle: bool) -> str:
+@contextlib.contextmanager
+def _told(journal: Journal) -> Iterator[None]:
+    """Say with an interruption what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if journal.written or journal.known is not None:
+            where = f" in '{journal.path}'" if journal.lasting else ""
+            error.add_note(f"what was measured is kept{where}, and the same command goes on from there")
+        raise
+
+
+def _command(
+    plan: Plan, data: str, device: str, threads: int | None, goal: Goal | None, *, trust_pickle: bool
+) -> str:
     """The command that repeats the comparison; for speed alone that is ``bench``."""
     words = ["toolkit", "compare" if data else "bench", *map(spelled, plan.contestants)]
     words += ["--data", data] if data else []
-    words += ["--batch", ",".join(map(str, plan.batch_sizes))] if plan.batch_sizes != BATCH_SIZES else []
+    if isinstance(plan.batch_sizes, str):
+        words += ["--batch", plan.batch_sizes]
+    elif plan.batch_sizes != BATCH_SIZES:
+        words += ["--batch", ",".join(map(str, plan.batch_sizes))]
     words += ["--images", str(plan.images)] if plan.images else []
     reference = [spelled(c) for c in plan.contestants if c.name == plan.reference]
     words += ["--reference", *reference] if reference else []
     words += ["--seconds", f"{plan.pace.seconds:g}"] if plan.pace.seconds != Pace.seconds else []
     words += ["--rounds", str(plan.pace.rounds)] if plan.pace.rounds != Pace.rounds else []
+    words += ["--launches", str(plan.pace.launches)] if plan.pace.launches != Pace.launches else []
     words += ["--seed", str(plan.pace.seed)] if plan.pace.seed else []
     words += ["--device", device] if device != "auto" else []
     words += ["--threads", str(threads)] if threads else []
     words += ["--trust-pickle"] if trust_pickle else []
+    if goal is not None:
+        words += ["--goal", goal.aim]
+        words += ["--max-drop", f"{goal.max_drop:g}"] if goal.max_drop != Goal.max_drop else []
     return shlex.join(words)

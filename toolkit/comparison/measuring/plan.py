@@ -1,21 +1,25 @@
 """What is to be compared, and each artifact on its way through the comparison."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from engines.errors import DataError, InputError, ToolkitError
-from engines.files import digest_file
 from engines.metadata import ModelMetadata
 from engines.sessions.opening import BACKENDS
-from toolkit.benchmarking.messages import Contestant, Opened
+from engines.store import open_store
+from toolkit.benchmarking.messages import Contestant, Opened, Proof
 from toolkit.benchmarking.rounds import Pace
-from toolkit.comparison.record import Failure, Row, Speed
+from toolkit.comparison.layers import Layers
+from toolkit.comparison.records.row import ColdStart, Failure, Row, Speed
 
 if TYPE_CHECKING:
-    from toolkit.comparison.accuracy import Accuracy
+    from toolkit.comparison.accuracy.accuracy import Accuracy
     from toolkit.data import Dataset
+
+
+SWEEP: Literal["sweep"] = "sweep"
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Plan:
 
     Attributes:
         contestants: at least one, with unique names.
-        batch_sizes: for the timing; none times nothing.
+        batch_sizes: for the timing; none times nothing, and "sweep" doubles them from 1 until throughput stops
+            growing.
         dataset: its test split is evaluated; None evaluates nothing.
         images: how many of it; None for all.
         reference: a contestant's name; None takes the first checkpoint that runs, else the first graph,
@@ -33,7 +38,7 @@ class Plan:
     """
 
     contestants: tuple[Contestant, ...]
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    batch_sizes: tuple[int, ...] | Literal["sweep"] = (1, 8, 32)
     dataset: "Dataset | None" = None
     images: int | None = None
     reference: str | None = None
@@ -49,10 +54,15 @@ class Plan:
         names = [contestant.name for contestant in self.contestants]
         if not names:
             raise InputError("there is nothing to measure", "give at least one checkpoint, graph or engine")
-        if bad := [size for size in self.batch_sizes if size < 1]:
+        if isinstance(self.batch_sizes, str):
+            if self.batch_sizes != SWEEP:
+                raise InputError(f"batch sizes '{self.batch_sizes}' make no sense", f"give numbers, or '{SWEEP}'")
+        elif bad := [size for size in self.batch_sizes if size < 1]:
             raise InputError(f"batch size {bad[0]} makes no sense", "batch sizes start at 1")
         if self.pace.rounds < 1 or not 0 < self.pace.seconds < float("inf"):
             raise InputError("there is no time to measure in", "give --seconds above 0")
+        if self.pace.launches < 1:
+            raise InputError(f"{self.pace.launches} launches asked for", "ask for 1 or more with --launches")
         if self.dataset is not None and not len(self.dataset.test):
             raise DataError(f"'{self.dataset.name}' has no test images", "give data with a test split")
         if self.images is not None and self.images < 1:
@@ -64,9 +74,10 @@ class Plan:
         """How it is measured, for the record."""
         pace = self.pace
         return {
-            "batch_sizes": list(self.batch_sizes),
+            "batch_sizes": self.batch_sizes if isinstance(self.batch_sizes, str) else list(self.batch_sizes),
             "seconds": pace.seconds,
             "rounds": pace.rounds,
+            "launches": pace.launches,
             "warm_seconds": pace.warm_seconds,
             "seed": pace.seed,
             "images": self.images,
@@ -82,11 +93,17 @@ class Entry:
     size: int
     digest: str
     opened: Opened | None = None
+    architecture: str | None = None
     metadata: ModelMetadata | None = None
     accuracy: "Accuracy | None" = None
     speeds: dict[int, Speed] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
+    cold_starts: list[ColdStart] = field(default_factory=list)
     memory: int | None = None
+    device_memory: int | None = None
+    proof: Proof | None = None
+    layers: Layers | None = None
+    passport: Mapping[str, Any] | None = None
     error: ToolkitError | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -98,7 +115,7 @@ class Entry:
             InputError: it can't be read: a missing file is the caller's mistake, not a result.
         """
         path = Path(contestant.path)
-        digest = digest_file(path)
+        digest = open_store().digest(path)
         external = path.with_name(path.name + ".data")
         size = path.stat().st_size + (external.stat().st_size if external.is_file() else 0)
         return cls(contestant, size, digest)
@@ -112,17 +129,29 @@ class Entry:
         """It was opened, and nothing has gone wrong since."""
         return self.opened is not None and self.error is None
 
+    def note(self, text: str) -> None:
+        """Tell a reader of the figures, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def row(self) -> Row:
+        """What stays of it."""
         return Row(
             name=self.name,
             path=self.contestant.path,
             size=self.size,
             digest=self.digest,
-            opened=self.opened,
+            opened=self.opened and replace(self.opened, metadata=None),
+            architecture=self.architecture,
+            cold_starts=tuple(self.cold_starts),
             accuracy=self.accuracy,
-            speeds=self.speeds,
-            skipped=self.skipped,
+            speeds=dict(self.speeds),
+            skipped=dict(self.skipped),
             memory=self.memory,
+            device_memory=self.device_memory,
+            proof=self.proof,
+            layers=self.layers,
+            passport=self.passport,
             failure=Failure(self.error.cause, self.error.remedy) if self.error else None,
             notes=tuple(self.notes),
         )

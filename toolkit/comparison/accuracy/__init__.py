@@ -1,0 +1,1 @@
+"""What artifacts got right, counted batch by batch."""

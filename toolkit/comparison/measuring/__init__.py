@@ -1,0 +1,1 @@
+"""Artifacts measured against each other in one run."""

@@ -1,0 +1,1 @@
+"""What was measured: kept, read back and put side by side."""
