@@ -92,6 +92,10 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.command("Emulation.setEmulatedMedia", features=[scheme])
 
+    async def paper(self) -> None:
+        """Show the page as it would be printed."""
+        await self.command("Emulation.setEmulatedMedia", media="print")
+
     async def picture(self, file: Path) -> None:
         """The whole page as a PNG."""
         shot = await self.command("Page.captureScreenshot", captureBeyondViewport=True)
