@@ -18,16 +18,22 @@ if TYPE_CHECKING:
     from engines.errors import ToolkitError as ToolkitError
     from engines.preprocess import Preprocess as Preprocess
     from engines.sessions import open_session as open_session
+    from toolkit.comparison.goal import Goal as Goal
+    from toolkit.comparison.records.reading import read_record as read_record
     from toolkit.loading import load as load
     from toolkit.runtime.batcher import Batcher as Batcher
     from toolkit.runtime.predictor import Predictor as Predictor
+    from toolkit.steps.bench import bench as bench
     from toolkit.steps.bisect import bisect as bisect
     from toolkit.steps.build import build_engine as build_engine
     from toolkit.steps.calibrate import calibrate as calibrate
     from toolkit.steps.compare import compare as compare
+    from toolkit.steps.diff import diff as diff
+    from toolkit.steps.diff import keep_baseline as keep_baseline
     from toolkit.steps.export import export as export
     from toolkit.steps.package import package as package
     from toolkit.steps.predict import predict_to as predict_to
+    from toolkit.steps.reports import show_records as show_records
     from toolkit.steps.sensitivity import sensitivity as sensitivity
     from toolkit.steps.serve import serve as serve
     from toolkit.steps.train import train as train
@@ -38,22 +44,28 @@ __distribution__ = "onnx-tensorrt-toolkit"
 _PUBLIC = {
     "Batcher": "toolkit.runtime.batcher",
     "DeadlineExceeded": "engines.errors",
+    "Goal": "toolkit.comparison.goal",
     "InputError": "engines.errors",
     "Overloaded": "engines.errors",
     "Predictor": "toolkit.runtime.predictor",
     "Preprocess": "engines.preprocess",
     "ToolkitError": "engines.errors",
+    "bench": "toolkit.steps.bench",
     "bisect": "toolkit.steps.bisect",
     "build_engine": "toolkit.steps.build",
     "calibrate": "toolkit.steps.calibrate",
     "compare": "toolkit.steps.compare",
+    "diff": "toolkit.steps.diff",
     "export": "toolkit.steps.export",
+    "keep_baseline": "toolkit.steps.diff",
     "load": "toolkit.loading",
     "open_session": "engines.sessions",
     "package": "toolkit.steps.package",
     "predict_to": "toolkit.steps.predict",
+    "read_record": "toolkit.comparison.records.reading",
     "sensitivity": "toolkit.steps.sensitivity",
     "serve": "toolkit.steps.serve",
+    "show_records": "toolkit.steps.reports",
     "train": "toolkit.steps.train",
     "verify": "toolkit.steps.verify",
 }

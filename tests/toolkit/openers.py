@@ -145,3 +145,35 @@ class _Nan(FakeSession):
 
 def overflowing(path: str, **_: Any) -> Any:
     return _Nan(metadata=METADATA)
+
+
+def noted(path: str, *, log: str, name: str, **options: Any) -> Any:
+    """Writes down that it was opened, so that a test can tell in which order and how often that was."""
+    with Path(log).open("a") as file:
+        file.write(f"{name}\n")
+    return fake(path, **options)
+
+
+def once(path: str, *, flag: str, **_: Any) -> Any:
+    """Can be opened once, and no more."""
+    if Path(flag).exists():
+        return refusing(path)
+    Path(flag).touch()
+    return FakeSession(metadata=METADATA)
+
+
+class _Hungry(FakeSession):
+    """Is killed for memory at batches above the limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(metadata=METADATA, delay=0.004)
+        self._limit = limit
+
+    def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
+        if batch > self._limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._run(feeds, batch)
+
+
+def hungry(path: str, *, limit: int, **_: Any) -> Any:
+    return _Hungry(limit)

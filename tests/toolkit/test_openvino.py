@@ -16,7 +16,7 @@ from engines.passport import Passport, passport_path
 from tests.tiny import METADATA, tiny_graph, tiny_images
 from toolkit.benchmarking.messages import Contestant
 from toolkit.cli import run
-from toolkit.comparison.plan import artifact_of, name_contestants, spelled
+from toolkit.comparison.measuring.plan import artifact_of, name_contestants, spelled
 from toolkit.steps.bench import bench
 from toolkit.steps.compare import compare
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": "Answer requests over HTTP and gRPC.",
     "bench": "Measure an engine's latency and throughput.",
     "compare": "Compare accuracy and speed of checkpoints, graphs and engines.",
+    "diff": "Hold a new engine against the old one: the gate for upgrades.",
     "cache": "Show or empty the cache of engines and timings.",
     "package": "Write an engine into a model repository for Triton.",
     "doctor": "Show what this machine can run, and what is missing.",

@@ -11,7 +11,7 @@ from engines.optional import require
 from engines.progress import QUIET, Progress
 from engines.store import open_store
 from toolkit.artifacts import kind_of
-from toolkit.comparison.plan import artifact_of
+from toolkit.comparison.measuring.plan import artifact_of
 from toolkit.outputs import check_replace, write_record
 
 if TYPE_CHECKING:
