@@ -23,7 +23,7 @@ layers: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Everything that is measured against peers; each writes a record under benchmarks/results.
 bench: $(VENV)/.dev

@@ -14,8 +14,8 @@ LEAST_ROUNDS = 4
 """Rounds of a launch that even an artifact takes part in whose run is longer than a turn: of two launches that is 8,
 the fewest of which the smallest and the largest hold their median between them in 99 %."""
 
-_REWARM = 0.25
-"""Share of the warm-up that a process gets which has just been running at another batch size."""
+FEW, MANY_SECONDS, MANY_ROUNDS = 4, 0.5, 20
+"""How many artifacts are few, and the pace of more."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,26 @@ class Pace:
     warm_seconds: float = 0.2
     seed: int = 0
     launches: int = 2
+
+    @classmethod
+    def of(
+        cls,
+        artifacts: int,
+        seconds: float | None = None,
+        rounds: int | None = None,
+        launches: int | None = None,
+        seed: int = 0,
+    ) -> "Pace":
+        """The pace for so many artifacts; what is None is the default, which is shorter for more than ``FEW``.
+
+        Two that are compared with each other want narrow intervals; of many the slow ones are far apart anyway.
+        """
+        few = artifacts <= FEW
+        seconds = (cls.seconds if few else MANY_SECONDS) if seconds is None else seconds
+        rounds = (cls.rounds if few else MANY_ROUNDS) if rounds is None else rounds
+        return cls(
+            seconds, rounds, min(cls.warm_seconds, seconds), seed, cls.launches if launches is None else launches
+        )
 
     @property
     def turn(self) -> float:
@@ -116,7 +136,8 @@ def launch_turns(
             return None
 
     for name in tuple(going):
-        seconds = pace.warm_seconds * (_REWARM if warm else 1)
+        # Of another batch size a process needs memory, which one run takes; each turn begins with untimed runs.
+        seconds = 0.0 if warm else pace.warm_seconds
         turn(name, lambda name=name, seconds=seconds: workers[name].warm(batch, seconds))  # type: ignore[misc]
     order = list(going)
     for number in range(rounds):

@@ -31,10 +31,10 @@ from toolkit.benchmarking.pausing import CAN_PAUSE, die_with_owner
 QUIET_SHARE = 0.1
 """A process is idle when it uses less than this share of one core."""
 
-_SETTLE_STEP, _SETTLE_LIMIT = 0.005, 0.5
+LEAD = 0.02
+"""Seconds of running at the beginning of a turn that aren't counted."""
 
-_LONG_RUN = 0.1
-"""Seconds of a run that warms up enough in one."""
+_SETTLE_STEP, _SETTLE_LIMIT = 0.005, 0.5
 
 
 class Worker:
@@ -91,12 +91,11 @@ class Worker:
         self._feeds.clear()
 
     def warm(self, batch: int, seconds: float) -> int:
-        """Run untimed for ``seconds``, and at least twice unless one run takes long; the number of runs."""
+        """Run untimed for ``seconds``, and at least once; the number of runs."""
         feeds, session, runs = self._feeds_of(batch), self.session, 0
         until = time.perf_counter() + seconds
-        least_until = until + _LONG_RUN
         with self._device_memory.counted():
-            while time.perf_counter() < (until if runs >= 2 else least_until) or not runs:
+            while not runs or time.perf_counter() < until:
                 session.run(feeds)
                 runs += 1
         self._settle()
@@ -105,8 +104,9 @@ class Worker:
     def block(self, batch: int, seconds: float) -> Block:
         """Time runs for ``seconds`` and at least once.
 
-        The first run of a turn finds caches that a rival has filled and threads asleep, so it is not
-        counted, unless one run is longer than a turn: then that is a small part of it.
+        The first runs of a turn find caches that rivals have filled and threads asleep: with weights of 57 MB the
+        first is half as slow again, the fifth a twentieth. Those of the first ``LEAD`` seconds aren't counted, unless
+        one run is longer than a turn: then that is a small part of it.
         """
         feeds, session = self._feeds_of(batch), self.session
         clock = time.perf_counter
@@ -114,14 +114,17 @@ class Worker:
         stages: list[StageTimes] = []
         gc.disable()
         try:
-            before = clock()
+            start = before = clock()
             session.run(feeds)
             after = clock()
-            until = after + seconds
             if after - before >= seconds:
-                until = after
                 times.append(after - before)
                 stages.extend(_stages(session))
+                seconds = 0.0
+            else:
+                while clock() < start + LEAD:
+                    session.run(feeds)
+            until = clock() + seconds
             while not times or clock() < until:
                 before = clock()
                 session.run(feeds)

@@ -16,10 +16,8 @@ from toolkit.cli.compare import batch_sizes, say_where, show
     metavar="SIZES",
     help="Batch sizes [those of 1,8,32 it takes], or sweep: doubled until throughput stops growing.",
 )
-@click.option("--seconds", type=float, default=1.0, show_default=True, help="Timed running at each batch size.")
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=40, show_default=True, help="Turns that the time is cut into."
-)
+@click.option("--seconds", type=float, help="Timed running at each batch size [1; 0.5 of more than four].")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns that it is cut into [40; 20 of more than four].")
 @click.option(
     "--launches", type=click.IntRange(min=1), default=2, show_default=True, help="Starts of every process anew."
 )

@@ -59,12 +59,8 @@ def wanted(aim: str | None, max_drop: float | None) -> "Goal | None":
     help="Batch sizes to time, or sweep: doubled until throughput stops growing.",
 )
 @click.option("--images", type=click.IntRange(min=1), help="How many test images [all].")
-@click.option(
-    "--seconds", type=float, default=1.0, show_default=True, help="Timed running of each at each batch size."
-)
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=40, show_default=True, help="Turns that the time is cut into."
-)
+@click.option("--seconds", type=float, help="Timed running of each at each batch size [1; 0.5 of more than four].")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns that it is cut into [40; 20 of more than four].")
 @click.option(
     "--launches", type=click.IntRange(min=1), default=2, show_default=True, help="Starts of every process anew."
 )

@@ -15,8 +15,8 @@ def bench(
     artifacts: "str | PathLike[str] | Contestant | Sequence[str | PathLike[str] | Contestant]",
     *,
     batch_sizes: Batches | None = None,
-    seconds: float = Pace.seconds,
-    rounds: int = Pace.rounds,
+    seconds: float | None = None,
+    rounds: int | None = None,
     launches: int = Pace.launches,
     backend: str = "auto",
     device: str = "auto",
@@ -38,8 +38,8 @@ def bench(
         artifacts: one path or several, each with a backend of its own behind an @ where wanted.
         batch_sizes: images a run; None takes those of 1, 8 and 32 that the artifact takes, "sweep" doubles them from
             1 on until throughput stops growing.
-        seconds: timed running at each batch size, over all launches.
-        rounds: turns that the time is cut into.
+        seconds: timed running at each batch size, over all launches; None as for ``compare``.
+        rounds: turns that the time is cut into; None as for ``compare``.
         launches: how often every process is started anew.
         backend: what runs them ("openvino" for a graph, "torch-compile" for a checkpoint), or "auto": by the file.
         device: "auto", "cpu" or "cuda:N".

@@ -41,8 +41,8 @@ def compare(
     reference: "str | PathLike[str] | None" = None,
     batch_sizes: Batches = BATCH_SIZES,
     images: int | None = None,
-    seconds: float = Pace.seconds,
-    rounds: int = Pace.rounds,
+    seconds: float | None = None,
+    rounds: int | None = None,
     launches: int = Pace.launches,
     seed: int = 0,
     backend: str = "auto",
@@ -78,8 +78,9 @@ def compare(
         batch_sizes: images a run, for the timing; an artifact that doesn't take one has the reason in its row.
             "sweep" doubles them from 1 on until throughput stops growing.
         images: how many test images, in the classes' proportions; None takes all.
-        seconds: timed running of each artifact at each batch size, over all launches.
-        rounds: turns of each artifact at each batch size, over all launches.
+        seconds: timed running of each artifact at each batch size, over all launches; None for 1, or 0.5 where more
+            than four are compared.
+        rounds: turns of each artifact at each batch size, over all launches; None for 40, or 20 of more than four.
         launches: how often every process is started anew; two or more even out what the place of its memory does.
         seed: of the choice of images and the order of turns.
         backend: for the artifacts given as paths that name none; "auto" takes what each file is made for.
@@ -114,7 +115,7 @@ def compare(
         batch_sizes if isinstance(batch_sizes, str) else tuple(batch_sizes),
         images=images,
         reference=chosen,
-        pace=Pace(seconds, rounds, launches=launches, warm_seconds=min(Pace.warm_seconds, seconds), seed=seed),
+        pace=Pace.of(len(contestants), seconds, rounds, launches, seed),
     )
     plan.check()
     outputs = Outputs.of(record, report, markdown, csv)
@@ -263,8 +264,9 @@ def _command(
     words += ["--images", str(plan.images)] if plan.images else []
     reference = [spelled(c) for c in plan.contestants if c.name == plan.reference]
     words += ["--reference", *reference] if reference else []
-    words += ["--seconds", f"{plan.pace.seconds:g}"] if plan.pace.seconds != Pace.seconds else []
-    words += ["--rounds", str(plan.pace.rounds)] if plan.pace.rounds != Pace.rounds else []
+    usual = Pace.of(len(plan.contestants))
+    words += ["--seconds", f"{plan.pace.seconds:g}"] if plan.pace.seconds != usual.seconds else []
+    words += ["--rounds", str(plan.pace.rounds)] if plan.pace.rounds != usual.rounds else []
     words += ["--launches", str(plan.pace.launches)] if plan.pace.launches != Pace.launches else []
     words += ["--seed", str(plan.pace.seed)] if plan.pace.seed else []
     words += ["--device", device] if device != "auto" else []
