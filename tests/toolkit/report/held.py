@@ -1,10 +1,16 @@
-"""Every figure of a page held against its record, by nothing that made the page but the rounding."""
+"""Every figure of a page held against its record, by nothing that made the page but the rounding.
 
+For any report: ``python -m tests.toolkit.report.held report.html report.json``.
+"""
+
+import asyncio
 import json
 import statistics
+import sys
+from pathlib import Path
 from typing import Any
 
-from tests.browser import Page
+from tests.browser import Page, browser
 from toolkit.report.formats import FORMATS
 
 FIGURES = """[...document.querySelectorAll('.n[data-record]')].map(one => ({
@@ -72,3 +78,19 @@ async def hold(page: Page, record: Any) -> tuple[int, int]:
     for pointer, text in await page.run(TEXTS):
         assert text == stands_at(record, pointer)
     return len(figures), len(points)
+
+
+async def main(report: Path, record: Path) -> int:
+    """Open a report in Chromium and hold it; what its console says or it asks for is printed and makes it fail."""
+    async with browser() as page:
+        await page.open(report.resolve().as_uri())
+        figures, points = await hold(page, json.loads(record.read_text()))
+        others = [address for address in page.asked if not address.startswith(("file:", "data:"))]
+        print(f"{figures} figures and {points} points of plots equal the record's")
+        for line in (*page.complaints, *others):
+            print(line)
+        return 1 if page.complaints or others or not figures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(*map(Path, sys.argv[1:3]))))
