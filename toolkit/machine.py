@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from engines.nvidia_wheels import has_nvidia_driver
 from engines.target import find_gpus
 
 LIBRARIES = (
@@ -184,6 +185,8 @@ def _memory() -> int | None:
 
 
 def _gpus() -> tuple[Mapping[str, Any], ...]:
+    if not has_nvidia_driver():  # nothing need be imported to know
+        return ()
     gpus, driver = find_gpus()
     return tuple(gpu.to_json() | {"driver": driver} for gpu in gpus)
 

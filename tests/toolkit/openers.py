@@ -147,6 +147,18 @@ def overflowing(path: str, **_: Any) -> Any:
     return _Nan(metadata=METADATA)
 
 
+class _Cold(FakeSession):
+    """The first run after the opening one takes four times as long as others, as with caches that a rival filled."""
+
+    def _run(self, feeds: Feeds, batch: int) -> dict[str, Array]:
+        time.sleep(0.04 if self.runs == 1 else 0.01)
+        return super()._run(feeds, batch)
+
+
+def cold(path: str, **_: Any) -> Any:
+    return _Cold(metadata=METADATA)
+
+
 def noted(path: str, *, log: str, name: str, **options: Any) -> Any:
     """Writes down that it was opened, so that a test can tell in which order and how often that was."""
     with Path(log).open("a") as file:

@@ -86,6 +86,20 @@ def test_a_long_run_counts_even_when_it_is_the_only_one_of_its_turn():
     assert block.seconds[0] >= 0.06
 
 
+def test_a_run_that_is_longer_than_a_turn_only_for_being_the_first_does_not_count():
+    worker = Worker()
+    worker.open(contestant(opener="cold"))
+    assert min(worker.block(1, 0.025).seconds) < 0.04
+    worker.close()
+
+
+def test_a_turn_that_takes_longer_than_patience_lasts_is_no_hanging_process():
+    with WorkerProcess(contestant(delay=0.3)) as worker:
+        worker.open()
+        worker.patience = 0.01
+        assert worker.block(1, 1.5).seconds
+
+
 def test_a_turn_of_short_runs_lasts_as_long_as_asked():
     with WorkerProcess(contestant(delay=0.005)) as worker:
         worker.open()
@@ -193,6 +207,18 @@ def test_closing_ends_what_the_process_has_started_too(tmp_path):
     worker.open()
     child = int((tmp_path / "pid").read_text())
     assert alive(child)
+    worker.close()
+    wait_until_gone(child)
+
+
+def test_a_process_that_dies_while_what_it_started_lives_is_not_waited_for(tmp_path):
+    worker = WorkerProcess(contestant(tmp_path / "pid", opener="forking"))
+    worker.open()
+    child = int((tmp_path / "pid").read_text())
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.patience = 30
+    with pytest.raises(RunError, match="killed by SIGKILL"):
+        worker.block(1, 0.01)
     worker.close()
     wait_until_gone(child)
 

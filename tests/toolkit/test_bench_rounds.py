@@ -12,9 +12,10 @@ class Rival:
     """Takes turns of a known length without taking any time."""
 
     def __init__(self, seconds: float, turns: list[float]) -> None:
-        self.seconds, self.turns = seconds, turns
+        self.seconds, self.turns, self.warmed = seconds, turns, list[float]()
 
     def warm(self, batch: int, seconds: float) -> int:
+        self.warmed.append(seconds)
         return 1
 
     def block(self, batch: int, seconds: float) -> Block:
@@ -72,3 +73,9 @@ def test_launches_share_the_rounds(rounds, launches):
 
 def test_every_other_launch_opens_in_reverse():
     assert [opening_order(["a", "b", "c"], launch) for launch in range(3)] == [[*"abc"], [*"cba"], [*"abc"]]
+
+
+def test_one_that_has_not_run_yet_is_warmed_up_though_its_rivals_have():
+    old, new = Rival(0.001, []), Rival(0.001, [])
+    launch_turns({"old": old, "new": new}, 8, Pace(0.1, 2, launches=1), lambda *_: None, warm={"old"})
+    assert (old.warmed, new.warmed) == ([0.0], [Pace.warm_seconds])

@@ -144,6 +144,18 @@ def test_what_was_interrupted_after_all_is_measured_starts_no_process(log):
         assert row.proof is not None
 
 
+def test_one_that_was_interrupted_before_it_was_asked_what_ran_is_asked_then(log):
+    plan = Plan(contestants(log, "a", "b"), (1,), pace=replace(PACE, launches=1))
+    known = interrupted(plan, 1)
+    assert all(row.speeds and row.proof is None and row.memory is None for row in known.rows)
+    outcome = run(plan, known=known)
+    assert outcome.conditions == known.conditions[0]
+    for before, row in zip(known.rows, outcome.rows, strict=True):
+        assert row.speeds[1].timing == before.speeds[1].timing
+        assert row.proof is not None
+        assert row.memory > 20e6
+
+
 def test_one_that_failed_before_the_interruption_keeps_its_reason(log):
     good = contestants(log, "good")
     bad = Contestant(good[0].path, "bad", opener=f"{HERE}:refusing")
@@ -181,7 +193,9 @@ def test_in_a_sweep_a_batch_that_fails_is_no_fault_of_the_artifact(log):
     assert len(row.speeds[2].timing.launches) == 2
 
 
-@pytest.mark.parametrize("plan", [{"batch_sizes": "many"}, {"pace": replace(PACE, launches=0)}])
+@pytest.mark.parametrize(
+    "plan", [{"batch_sizes": "many"}, {"pace": replace(PACE, launches=0)}, {"pace": replace(PACE, seed=-1)}]
+)
 def test_plans_that_make_no_sense_are_refused(log, plan):
     with pytest.raises(InputError):
         run(Plan(contestants(log, "a"), **plan))

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from engines.sessions.base import SessionInfo, StageTimes
+from engines.sessions.proof import Proof
 from engines.tensors import TensorSpec
 from toolkit.benchmarking.conditions import Conditions, GpuConditions, Spread
 from toolkit.benchmarking.messages import Block, Opened
@@ -175,6 +176,15 @@ def test_verdicts_follow_the_tables_and_those_of_the_same_words_are_one_line():
         "not run: model.int8.rtx.engine, model.fixed.engine: no GPU here",
     ]
     assert "this machine has no NVIDIA driver" not in "\n".join(lines)
+
+
+def test_what_ran_elsewhere_than_was_asked_for_is_told():
+    found = comparison()
+    proof = Proof("CUDAExecutionProvider", "node times", {}, ("Slice_3 (Slice) ran on CPUExecutionProvider",))
+    rows = (replace(found.rows[0], proof=proof), *found.rows[1:])
+    told = "ran elsewhere: model.pt: Slice_3 (Slice) ran on CPUExecutionProvider"
+    assert told in text(replace(found, rows=rows))
+    assert "ran elsewhere" not in text(found)
 
 
 def test_an_interrupted_comparison_is_marked():

@@ -237,6 +237,9 @@ def test_a_baseline_of_something_else_is_not_replaced(kept, folder, data):
         (["old.onnx", "new.onnx", "--data", "pictures.npz", "--junit", "none/x.xml"], "'none' does not exist"),
         (["old.onnx", "new.onnx", "--data", "pictures.npz", "--max-drop", "nan"], "--max-drop nan makes no sense"),
         (["old.onnx", "new.onnx", "--data", "pictures.npz", "--seconds", "0"], "there is no time to measure in"),
+        (["old.onnx", "--data", "pictures.npz", "--baseline", "x.npz", "--max-flips", "1"], "--max-flips would do"),
+        (["old.onnx", "--data", "pictures.npz", "--baseline", "x.npz", "--junit", "x.xml"], "--junit would do"),
+        (["old.onnx", "new.onnx", "--data", "pictures.npz", "--force"], "--force would do nothing"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_of_cause_and_one_of_remedy(ran, folder, monkeypatch, arguments, cause):
@@ -245,6 +248,13 @@ def test_bad_input_is_one_line_of_cause_and_one_of_remedy(ran, folder, monkeypat
     assert (code, out) == (2, "")
     assert cause in err
     assert err.splitlines()[-1].startswith("  try: ")
+
+
+def test_few_images_are_warned_of(folder, data):
+    old = folder / "old.onnx"
+    few = toolkit.diff(old, old, data, images=16, only=["flips"])
+    assert any("16 images are few: up to 19 %" in line for line in few.warnings)
+    assert not any("few" in line for line in toolkit.diff(old, old, data, only=["flips"]).warnings)
 
 
 def test_the_old_one_that_cannot_run_here_is_answered_with_a_baseline(folder, data):

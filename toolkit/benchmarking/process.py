@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -27,6 +28,9 @@ from toolkit.benchmarking.pausing import pause, resume
 
 PATIENCE = 900.0
 """Seconds without an answer after which a process counts as hung; a first run may compile for minutes."""
+
+_LOOK = 1.0
+"""Seconds after which a process that hasn't answered is looked at: something that it started may hold its pipe."""
 
 _LOG_TAIL = 4096
 
@@ -97,11 +101,11 @@ class WorkerProcess:
 
     def warm(self, batch: int, seconds: float) -> int:
         """Run untimed for ``seconds``; the number of runs."""
-        return cast("int", self._ask("warm", batch, seconds))
+        return cast("int", self._ask("warm", batch, seconds, longer=seconds))
 
     def block(self, batch: int, seconds: float) -> Block:
         """Time one turn of ``seconds`` at least one run long."""
-        return cast("Block", self._ask("block", batch, seconds))
+        return cast("Block", self._ask("block", batch, seconds, longer=seconds))
 
     def proof(self) -> Proof:
         """What really ran the artifact, by its library; the reason in it where that can't be told."""
@@ -121,8 +125,9 @@ class WorkerProcess:
             return
         self._kill()
         self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout, self._log):
+        self._reader.join(_LOOK)
+        held = self._reader.is_alive()  # the pipe's other end, by something that has left the process's group
+        for pipe in (self._process.stdin, None if held else self._process.stdout, self._log):
             with contextlib.suppress(OSError):  # a request that never got through is still in the buffer
                 if pipe is not None:
                     pipe.close()
@@ -138,24 +143,28 @@ class WorkerProcess:
     def _kill(self) -> None:
         """Kill it with whatever its libraries have started, which would hold the pipes open."""
         if self._process.poll() is not None:
-            return
+            self._reader.join(_LOOK)
+            if not self._reader.is_alive():  # nothing of its group holds the pipe
+                return
         if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         else:
             self._process.kill()
 
-    def _ask(self, name: str, *arguments: object) -> Any:
+    def _ask(self, name: str, *arguments: object, longer: float = 0.0) -> Any:
+        """The answer to a request; ``longer`` is what it takes by itself, beyond which patience begins."""
         pipe = self._process.stdin
         assert pipe is not None  # noqa: S101 - asked for above
-        resume(self.pid)
+        if self.alive:  # of one that has ended the id may be another's by now
+            resume(self.pid)
         try:
             pickle.dump((name, arguments), pipe, protocol=5)
             pipe.flush()
-        except (BrokenPipeError, ValueError) as error:
+        except (OSError, ValueError) as error:  # a broken pipe, which Windows calls an invalid argument
             raise self._death() from error
         try:
-            reply = self._replies.get(timeout=self.patience)
+            reply = self._reply(self.patience + longer)
         except queue.Empty:
             self._kill()
             raise RunError(
@@ -164,13 +173,27 @@ class WorkerProcess:
             ) from None
         if reply is None:
             raise self._death()
-        pause(self.pid)
+        if self.alive:
+            pause(self.pid)
         good, value = reply
         if not good:
             if type(value) is RunError:  # not an answer that the toolkit foresaw: `--debug` shows more
                 value.add_note(f"the process of '{self.contestant.name}' said:\n{self._log_tail()}")
             raise value
         return value
+
+    def _reply(self, seconds: float) -> tuple[bool, Any] | None:
+        """What it answers; None when it has ended. Raises queue.Empty after so many seconds."""
+        until = time.monotonic() + seconds
+        while True:
+            late = time.monotonic() >= until  # asked before: this process may have been stopped itself, by Ctrl-Z
+            ended = not self.alive
+            with contextlib.suppress(queue.Empty):
+                return self._replies.get(timeout=_LOOK)
+            if ended:
+                return None
+            if late:
+                raise queue.Empty
 
     def _read(self) -> None:
         pipe = self._process.stdout

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -61,6 +61,11 @@ class Pace:
         """Seconds of one turn."""
         return self.seconds / self.rounds
 
+    @property
+    def starts(self) -> int:
+        """How often every process is really started: each launch has a round."""
+        return min(self.launches, self.rounds)
+
     def rounds_of(self, launch: int) -> int:
         """The rounds that are this launch's part, counted from 0."""
         return self.rounds // self.launches + (launch < self.rounds % self.launches)
@@ -102,7 +107,7 @@ def launch_turns(
     advanced: Callable[[], None] = lambda: None,
     launch: int = 0,
     *,
-    warm: bool = False,
+    warm: Collection[str] = (),
 ) -> dict[str, list[Block]]:
     """Time every worker at one batch size for one launch's part of the rounds.
 
@@ -116,7 +121,7 @@ def launch_turns(
         failed: told of a worker that failed or died, which takes no further part.
         advanced: called after every turn, taken or not.
         launch: which, from 0.
-        warm: they have just run at another batch size.
+        warm: those that have just run at another batch size.
 
     Returns:
         For each that took all its turns, a block a round; it is empty where it sat the round out.
@@ -137,7 +142,7 @@ def launch_turns(
 
     for name in tuple(going):
         # Of another batch size a process needs memory, which one run takes; each turn begins with untimed runs.
-        seconds = 0.0 if warm else pace.warm_seconds
+        seconds = 0.0 if name in warm else pace.warm_seconds
         turn(name, lambda name=name, seconds=seconds: workers[name].warm(batch, seconds))  # type: ignore[misc]
     order = list(going)
     for number in range(rounds):

@@ -34,6 +34,9 @@ QUIET_SHARE = 0.1
 LEAD = 0.02
 """Seconds of running at the beginning of a turn that aren't counted."""
 
+LONG_RUN = 0.05
+"""Seconds of a run of which cold caches are a small part: it counts even where it is the first of its turn."""
+
 _SETTLE_STEP, _SETTLE_LIMIT = 0.005, 0.5
 
 
@@ -105,8 +108,8 @@ class Worker:
         """Time runs for ``seconds`` and at least once.
 
         The first runs of a turn find caches that rivals have filled and threads asleep: with weights of 57 MB the
-        first is half as slow again, the fifth a twentieth. Those of the first ``LEAD`` seconds aren't counted, unless
-        one run is longer than a turn: then that is a small part of it.
+        first is half as slow again, the fifth a twentieth. Those of the first ``LEAD`` seconds aren't counted; nor is
+        the very first one unless it takes longer than a turn and than ``LONG_RUN``.
         """
         feeds, session = self._feeds_of(batch), self.session
         clock = time.perf_counter
@@ -117,7 +120,7 @@ class Worker:
             start = before = clock()
             session.run(feeds)
             after = clock()
-            if after - before >= seconds:
+            if after - before >= max(seconds, LONG_RUN):
                 times.append(after - before)
                 stages.extend(_stages(session))
                 seconds = 0.0

@@ -86,16 +86,23 @@ def command(
     latency, throughput, size and memory.
     """
     options["batch_sizes"] = batch
+    given = _given()
     if (new is None) == (baseline is None):
         raise InputError(
             "there is no new artifact" if new is None else "--baseline keeps the answers of one artifact",
             "give NEW to judge it, or --baseline FILE.npz to keep what OLD answers",
         )
+    if idle := sorted(given - _KEPT if baseline is not None else given & {"force"}):
+        what = "judges nothing" if baseline is not None else "is not given"
+        option = "--" + idle[0].replace("_", "-")
+        raise InputError(f"--baseline {what}, so that {option} would do nothing", f"leave {option} out")
     if baseline is not None:
-        _keep(old, data, baseline, options, junit=junit, force=force, as_json=as_json)
+        _keep(old, data, baseline, options, force=force, as_json=as_json)
         return
     if junit is not None and not junit.parent.is_dir():
         raise InputError(f"the folder '{junit.parent}' does not exist", "make it, or choose another --junit")
+    if junit is not None and junit.is_dir():
+        raise InputError(f"'{junit}' is a folder", "choose another --junit")
     from toolkit.gate.junit import write_junit
     from toolkit.gate.table import render
     from toolkit.steps.diff import diff
@@ -113,15 +120,20 @@ def command(
 
 
 _TIMING = ("images", "seed", "batch_sizes", "seconds", "rounds", "launches", "device", "threads", "trust_pickle")
+_KEPT = {*_TIMING, "old", "new", "data", "baseline", "batch", "force", "as_json"}
+"""Options that keeping a baseline has a use for."""
 
 
-def _keep(
-    old: str, data: str, path: Path, options: dict[str, Any], *, junit: Path | None, force: bool, as_json: bool
-) -> None:
+def _given() -> set[str]:
+    """The options that stand on the command line."""
+    context = click.get_current_context()
+    written = click.core.ParameterSource.COMMANDLINE
+    return {name for name in context.params if context.get_parameter_source(name) is written}
+
+
+def _keep(old: str, data: str, path: Path, options: dict[str, Any], *, force: bool, as_json: bool) -> None:
     from toolkit.steps.diff import keep_baseline
 
-    if junit is not None:
-        raise InputError("--baseline judges nothing", "give --junit when there is a NEW")
     given = {name: options[name] for name in _TIMING} | {"seed": options["seed"] or 0}
     with console.progress() as listener:
         about = keep_baseline(old, data, path, **given, force=force, progress=listener)

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
 
 
 def milliseconds(seconds: float) -> str:
-    """Three significant digits, and never an exponent: "4.34", "43.4", "434"."""
+    """Three significant digits, microseconds at the finest, and never an exponent: "0.043", "4.34", "43.4", "434"."""
     value = 1000 * seconds
+    if value < 0.1:
+        return f"{value:.3f}"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 

@@ -5,7 +5,9 @@ A plan tells by its passport or by its own description, a graph by its nodes, a 
 
 import mmap
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +33,21 @@ _STORAGES = {
     "CharStorage": "int8",
 }
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
+
+_MOST_PICKLE = 64 << 20
+"""Bytes of a checkpoint's pickle: names and shapes, the weights are beside it."""
+
+_DAMAGE = (
+    ToolkitError,
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,7 @@ def layers_of(path: Path | str, *, digest: str | None = None) -> Layers | None:
         if kind == "graph":
             return _of_graph(path)
         return _of_checkpoint(path) if kind == "checkpoint" else None
-    except (ToolkitError, OSError, ValueError, IndexError):  # a file that is damaged has the reason in its row
+    except _DAMAGE:  # the reason is in its row
         return None
 
 
@@ -230,7 +247,7 @@ def _of_checkpoint(path: Path) -> Layers | None:
         return None
     with zipfile.ZipFile(path) as archive:
         name = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
-        if name is None:
+        if name is None or archive.getinfo(name).file_size > _MOST_PICKLE:
             return None
         words = {
             word

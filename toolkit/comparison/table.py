@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.comparison import figures
 from toolkit.comparison.records.merging import machine_label, parts_of
 from toolkit.comparison.records.record import Comparison, Verdict
 from toolkit.comparison.tables import tables_of, titled_table
@@ -70,6 +71,9 @@ class _Lines:
                 remedy = f" ({row.failure.remedy})" if row.failure.remedy else ""
                 head = "stopped: " if row.opened else "not run: "
                 self._add(head, f"{row.name}: {row.failure.cause}{remedy}", "red")
+        for row in comparison.rows:
+            if row.proof is not None and row.proof.fallbacks:
+                self._add("ran elsewhere: ", f"{row.name}: {figures.listed(row.proof.fallbacks, 3)}", "yellow")
         for row in comparison.rows:
             skipped: dict[str, list[int]] = {}
             for batch, reason in row.skipped.items():

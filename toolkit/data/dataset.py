@@ -133,11 +133,13 @@ def choose(split: Split, count: int, seed: int = 0) -> NDArray[np.int64]:
         int64 [min(count, len(split))], each index at most once.
 
     Raises:
-        InputError: ``count`` is not positive.
+        InputError: ``count`` is not positive, or ``seed`` is negative.
         DataError: the split is empty.
     """
     if count < 1:
         raise InputError(f"{count} images asked for", "ask for 1 or more")
+    if seed < 0:
+        raise InputError(f"a seed of {seed} makes no sense", "give --seed 0 or more")
     if not len(split):
         raise DataError("there is no image to choose from", "give a data set with images")
     rng = np.random.default_rng(seed)

@@ -42,7 +42,7 @@ _DAMAGE = (
     KeyError,
     TypeError,
     struct.error,
-    NotImplementedError,
+    RuntimeError,  # an encrypted archive
 )
 
 
@@ -72,7 +72,11 @@ class Baseline:
                 missing = {"about.npy", "logits.npy", "digests.npy"} - set(self._archive.namelist())
                 if missing:
                     raise EngineFormatError(f"'{self.path}' is an archive but no baseline", _AGAIN)
+                if any(one.compress_type != zipfile.ZIP_STORED for one in self._archive.infolist()):
+                    raise ValueError("it is compressed")  # and might unfold to any size
                 self.about = About.from_json(self._about())
+                if not 0 < self.images <= MAX_IMAGES:
+                    raise ValueError(f"it is of {self.images} pictures")
                 self._digests = self._array("digests.npy", (math.ceil(self.images / BATCH), 32))
                 self._check_logits()
         except BaseException:
@@ -153,7 +157,7 @@ class Baseline:
             yield
         except EngineFormatError:
             raise
-        except (*_DAMAGE, ToolkitError, AttributeError, RecursionError, OverflowError) as error:
+        except (*_DAMAGE, ToolkitError, AttributeError, OverflowError) as error:
             reason = error.cause if isinstance(error, ToolkitError) else f"{error}"
             raise EngineFormatError(
                 f"'{self.path}' is no baseline, or a damaged one: {reason or type(error).__name__}", _AGAIN
@@ -190,8 +194,8 @@ class Baseline:
             shape, kind = _read_header(member)
             start = member.tell()
         wanted = (self.images, len(self.about.metadata.labels))
-        if not (0 < wanted[0] <= MAX_IMAGES and 0 < wanted[1] <= MAX_CLASSES):
-            raise ValueError(f"it is of {wanted[0]} pictures and {wanted[1]} classes")
+        if not 0 < wanted[1] <= MAX_CLASSES:
+            raise ValueError(f"it is of {wanted[1]} classes")
         size = self._archive.getinfo("logits.npy").file_size
         if shape != wanted or kind != np.dtype("<f4") or size != start + 4 * math.prod(wanted):
             raise ValueError(f"its logits are {kind} {list(shape)} in {size} bytes, not float32 {list(wanted)}")

@@ -7,7 +7,7 @@ from engines.tensors import TensorSpec
 from toolkit.benchmarking.messages import Opened
 from toolkit.comparison.layers import WIDTHS, Layers
 from toolkit.gate.limits import Limits
-from toolkit.gate.result import Gate
+from toolkit.gate.result import Gate, Status
 
 _SHOWN = 3
 
@@ -47,16 +47,15 @@ def precision_gate(old: Layers | None, new: Layers | None, limits: Limits) -> Ga
     shares = (
         f"{_shares(old.shares)} → {_shares(new.shares)}"
         if old.shares != new.shares
-        else f"all as before: {_shares(new.shares)}"
+        else f"{_shares(new.shares)}, as before"
     )
     wider, names = _widened(old, new)
     unfused = [name for name in new.unfused if name not in old.unfused]
-    wider, names = wider + len(unfused), [*names, *unfused]
-    limit = float(limits.max_widened)
-    if wider > limit:
-        text = f"{shares}; wider: {listed(names)}" if names else shares
-        return Gate("precision", "failed", text, float(wider), limit, unit="layers", details=tuple(names))
-    return Gate("precision", "passed", shares, float(wider), limit, unit="layers", details=tuple(names))
+    text = f"{shares}; wider: {listed(names)}" if names else shares
+    text += f"; quantised, but computed in float: {listed(unfused)}" if unfused else ""
+    count, limit = float(wider + len(unfused)), float(limits.max_widened)
+    status: Status = "failed" if count > limit else "passed"
+    return Gate("precision", status, text, count, limit, unit="layers", details=(*names, *unfused))
 
 
 def listed(found: Sequence[str]) -> str:
@@ -107,14 +106,12 @@ def _shape(spec: TensorSpec) -> tuple[int | None, ...]:
 
 def _batches(old: Opened, new: Opened) -> list[str]:
     """Batches that the old one takes and the new one refuses."""
-    if old.fixed_batch != new.fixed_batch:
-        takes = (
-            "any batch" if one is None else f"batches of exactly {one}" for one in (old.fixed_batch, new.fixed_batch)
-        )
-        return (
-            [f"took {next(takes)} and takes {next(takes)}"] if new.fixed_batch is not None or old.fixed_batch else []
-        )
-    was, now = old.info.max_batch, new.info.max_batch
+    if new.fixed_batch is not None:
+        if old.fixed_batch == new.fixed_batch:
+            return []
+        took = "any batch" if old.fixed_batch is None else f"batches of exactly {old.fixed_batch}"
+        return [f"took {took} and takes batches of exactly {new.fixed_batch}"]
+    was, now = old.fixed_batch or old.info.max_batch, new.info.max_batch
     if now is not None and (was is None or now < was):
         return [f"took batches {'of any size' if was is None else f'up to {was}'} and takes them up to {now}"]
     return []

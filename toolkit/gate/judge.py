@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from toolkit.comparison import figures
-from toolkit.comparison.accuracy.accuracy import Against
+from toolkit.comparison.accuracy.accuracy import Against, Share
 from toolkit.gate.contract import precision_gate, tensors_gate
 from toolkit.gate.evidence import Evidence
 from toolkit.gate.limits import Limits
@@ -14,13 +14,16 @@ _FAILED_FIRST = "the new one failed before it had answered"
 
 
 def judge(evidence: Evidence, limits: Limits, gates: tuple[str, ...]) -> tuple[Gate, ...]:
-    """The verdicts of ``gates``, in their order."""
+    """The verdicts of ``gates``, in their order; where the new one failed "run" is among them, chosen or not."""
+    if evidence.failure is not None and "run" not in gates:
+        gates = ("run", *gates)  # the others are skipped then, and nothing else would stop it
     return tuple(_JUDGES[name](evidence, limits) for name in gates)
 
 
 def _run(evidence: Evidence, limits: Limits) -> Gate:
     if evidence.failure is not None:
-        return Gate("run", "failed", evidence.failure.cause)
+        remedy = evidence.failure.remedy
+        return Gate("run", "failed", evidence.failure.cause, details=(remedy,) if remedy else ())
     return Gate("run", "passed", "it opens and answers")
 
 
@@ -73,11 +76,11 @@ def _incomparable(evidence: Evidence) -> str | None:
 
 def _in_floors(name: str, what: str, moved: float | None, evidence: Evidence, limit: float) -> Gate:
     """A movement in units of the old one's response to a disturbance."""
-    floor = evidence.answered.floor.rms
+    distance, floor = evidence.answered.distance, evidence.answered.floor.rms
+    if distance is not None and distance.rms == 0:
+        return Gate(name, "passed", "the logits are equal to the last bit", 0.0, limit, unit="x")
     if moved is None:
         return Gate(name, "undecided", "there are too few images to tell", None, limit, unit="x")
-    if not evidence.answered.distance or evidence.answered.distance.rms == 0:
-        return Gate(name, "passed", "the logits are equal to the last bit", 0.0, limit, unit="x")
     if not floor:
         text = f"{what} {moved:.3g}, and the old one doesn't respond to a disturbance: there is no measure for it"
         return Gate(name, "undecided", text, None, limit, unit="x")
@@ -89,7 +92,9 @@ def _flips(evidence: Evidence, limits: Limits) -> Gate:
     against = _against(evidence)
     if isinstance(against, str):
         return Gate("flips", "skipped", against)
-    flips, limit = against.flips, limits.max_flips
+    new, limit = evidence.answered.new, limits.max_flips
+    neither = new.non_finite - evidence.answered.broken if new else 0  # had no top-1 class, and has none
+    flips = Share(against.flips.count - neither, against.flips.total)
     low, high = flips.interval
     text = f"{flips.count} of {amount(flips.total, 'images')} changed the top-1 class"
     status = _held(100 * flips.rate > limit)

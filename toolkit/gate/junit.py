@@ -25,7 +25,7 @@ def write_junit(diff: Diff, path: Path) -> None:
 
 def junit(diff: Diff) -> bytes:
     """The report as XML in UTF-8."""
-    skipped = [gate for gate in diff.gates if gate.status == "skipped"]
+    skipped = [gate for gate in diff.gates if gate.status == "skipped" and gate not in diff.broken]
     counts = {"tests": str(len(diff.gates)), "failures": str(len(diff.broken)), "errors": "0"}
     seconds = f"{diff.seconds:.3f}"
     root = ET.Element("testsuites", {"name": "toolkit diff", **counts, "time": seconds})
@@ -59,9 +59,7 @@ def junit(diff: Diff) -> bytes:
 
 def _case(suite: ET.Element, diff: Diff, gate: Gate) -> None:
     case = ET.SubElement(suite, "testcase", {"classname": "toolkit.diff", "name": gate.name, "time": "0.000"})
-    if gate.status == "skipped":
-        ET.SubElement(case, "skipped", {"message": _text(gate.text)})
-    elif gate in diff.broken:
+    if gate in diff.broken:
         failure = ET.SubElement(case, "failure", {"message": _text(gate.text), "type": gate.status})
         lines = [f"found {gate.found}, limit {gate.allowed}", *gate.details]
         if gate.name in {"flips", "confident-flips"}:
@@ -70,6 +68,8 @@ def _case(suite: ET.Element, diff: Diff, gate: Gate) -> None:
                 for flip in diff.flips
             ]
         failure.text = _text("\n".join(lines))
+    elif gate.status == "skipped":
+        ET.SubElement(case, "skipped", {"message": _text(gate.text)})
 
 
 def _text(value: str) -> str:

@@ -81,6 +81,7 @@ def measure(
             stopped = rows[new.name].failure
             failure = RunError(stopped.cause, stopped.remedy) if stopped else None
     kept = old.about if isinstance(old, Baseline) else None
+    doubts = kept.warnings if kept and batch_sizes else ()
     return Evidence(
         old=kept.row if kept else _completed(rows[old.name]),
         new=_completed(rows[new.name]),
@@ -92,7 +93,7 @@ def measure(
         threads=(kept.threads if kept else new.threads, new.threads),
         baseline=kept.created if kept else "",
         warnings=(
-            *(f"when the baseline was written, {warning}" for warning in (kept.warnings if kept else ())),
+            *(f"when the baseline was written, {warning}" for warning in doubts),
             *_warnings(tuple(rows.values()), busy, conditions),
         ),
     )

@@ -151,7 +151,9 @@ class Diff:
 
     @property
     def broken(self) -> tuple[Gate, ...]:
-        """The gates that stop it: the failed ones, and with ``strict`` the undecided ones."""
+        """The gates that stop it: the failed ones, with ``strict`` the undecided ones; all where none was judged."""
+        if all(gate.status == "skipped" for gate in self.gates):
+            return self.gates
         stops = {"failed", "undecided"} if self.strict else {"failed"}
         return tuple(gate for gate in self.gates if gate.status in stops)
 
@@ -169,6 +171,8 @@ class Diff:
     def what_broke(self) -> str:
         """One line: the first gate that stops it with its figures, and the names of the others."""
         first, *others = self.broken
+        if first.status == "skipped":
+            return f"nothing of '{self.new.name}' could be judged: {first.name}: {first.text}"
         also = f"; also {', '.join(gate.name for gate in others)}" if others else ""
         figures = "" if first.value is None else f"{first.found}, limit {first.allowed}: "
         return f"'{self.new.name}' is stopped by {first.name}: {figures}{first.text}{also}"
@@ -176,6 +180,10 @@ class Diff:
     def remedy(self) -> str:
         """What can be done about the first gate that stops it."""
         first = self.broken[0]
+        if first.status == "skipped":
+            return "judge other gates too: leave --only and --skip out"
+        if first.name == "run":
+            return first.details[0] if first.details else "keep the old one, or build the new one again"
         if first.status == "undecided":
             return "measure again on an idle machine with more --seconds and --launches, or without --strict"
         option = OPTIONS.get(first.name)

@@ -34,7 +34,6 @@ def markdown(comparison: Comparison) -> str:
         parts.append(_folded("All times", _times(figures, facts, ran)))
     parts.append(_folded("Machine and command", _background(facts, comparison)))
     parts.append(f"<!-- {record['schema']} -->")  # by which a newer one knows that it may replace the file
-    parts.append(f"<!-- {record['schema']} -->")
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engines.errors import InputError
+from engines.passport import passport_path
 from engines.progress import QUIET, Progress
 from toolkit import machine
 from toolkit.benchmarking.messages import Contestant
 from toolkit.benchmarking.rounds import Pace
 from toolkit.comparison.goal import Aim, Goal
 from toolkit.comparison.measuring.key import key_of
+from toolkit.comparison.measuring.known import goes_on
 from toolkit.comparison.measuring.plan import Plan, artifact_of, name_contestants, spelled
 from toolkit.comparison.measuring.run import Outcome, run
 from toolkit.comparison.passports import passport_of, record_measurements
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from toolkit.data import Dataset
 
 BATCH_SIZES = (1, 8, 32)
+
+_BEFORE = "before the interruption, "
 
 Batches = Sequence[int] | Literal["sweep"]
 """Batch sizes, or "sweep": doubled from 1 on until throughput stops growing."""
@@ -119,7 +123,7 @@ def compare(
     )
     plan.check()
     outputs = Outputs.of(record, report, markdown, csv)
-    outputs.check([contestant.path for contestant in contestants], force=force)
+    outputs.check(_inputs(contestants, data), force=force)
     source = ""
     if data is not None:
         from toolkit.data import Dataset, open_dataset
@@ -135,7 +139,7 @@ def compare(
         "goal": goal,
     }
     facts["key"] = key_of(plan, facts["machines"][0])
-    journal = _journal(outputs.record, facts["key"], facts["command"], fresh=fresh, force=force, say=say)
+    journal = _journal(outputs.record, facts["key"], facts["command"], chosen, fresh=fresh, force=force, say=say)
     comparison = _measure(plan, facts, journal, progress)
     comparison = replace(comparison, verdicts=judge(comparison, goal))
     if update_passports:
@@ -188,18 +192,33 @@ def _contestants(
     return named, next((c.name for c in named if wanted in {c.name, spelled(c)}), None)
 
 
+def _inputs(contestants: Sequence[Contestant], data: "str | PathLike[str] | Dataset | None") -> list[str]:
+    """The files that no output may replace: what is compared, the passports beside it, and the data."""
+    paths = [Path(contestant.path) for contestant in contestants]
+    paths += [passport_path(path) for path in paths]
+    paths += [Path(data)] if isinstance(data, str | PathLike) else []
+    return [str(path) for path in paths if path.is_file()]
+
+
 def _journal(
-    record: Path | None, key: str, command: str, *, fresh: bool, force: bool, say: Callable[[str], None]
+    record: Path | None,
+    key: str,
+    command: str,
+    reference: str | None,
+    *,
+    fresh: bool,
+    force: bool,
+    say: Callable[[str], None],
 ) -> Journal:
     """Where the record is kept, with what an interrupted run left there."""
     if record is not None:
         journal = Journal.at(record, key, command, fresh=fresh, force=force)
     else:
         journal = Journal.in_cache(key, command, fresh=fresh)
+    if journal.known is not None and not goes_on(journal.known, reference):
+        journal.known = None
     if journal.stale:
-        say(
-            f"'{journal.path}' is of an interrupted run, but a file or this machine has changed since: it begins anew"
-        )
+        say(f"'{journal.place}' is of an interrupted run, but a file or this machine has changed: it begins anew")
     elif journal.known is not None:
         known = journal.known
         done = ["evaluated"] if known.data else []
@@ -220,12 +239,14 @@ def _measure(plan: Plan, facts: Mapping[str, Any], journal: Journal, progress: P
         for row in outcome.rows:
             if row.name not in passports:
                 passports[row.name] = passport_of(row)
+        known = journal.known
+        again = known is not None and outcome.conditions is not known.conditions[0]
         return Comparison(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             data=outcome.data,
             reference=outcome.reference,
             rows=tuple(replace(row, passport=passports[row.name]) for row in outcome.rows),
-            warnings=warnings_of(outcome.rows, busy, outcome.conditions),
+            warnings=(*_earlier(known if again else None), *warnings_of(outcome.rows, busy, outcome.conditions)),
             conditions=(outcome.conditions,),
             pictures=outcome.pictures,
             complete=outcome.complete,
@@ -239,6 +260,14 @@ def _measure(plan: Plan, facts: Mapping[str, Any], journal: Journal, progress: P
         )
 
 
+def _earlier(known: Comparison | None) -> tuple[str, ...]:
+    """What cast doubt on the first part of a run that was interrupted; the second has conditions of its own."""
+    if known is None:
+        return ()
+    kept = [warning for warning in known.warnings if warning.startswith(_BEFORE)]
+    return (*kept, *(_BEFORE + warning for warning in warnings_of((), None, known.conditions[0])))
+
+
 @contextlib.contextmanager
 def _told(journal: Journal) -> Iterator[None]:
     """Say with an interruption what is kept."""
@@ -246,7 +275,7 @@ def _told(journal: Journal) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         if journal.written or journal.known is not None:
-            where = f" in '{journal.path}'" if journal.lasting else ""
+            where = f" in '{journal.place}'" if journal.lasting else ""
             error.add_note(f"what was measured is kept{where}, and the same command goes on from there")
         raise
 

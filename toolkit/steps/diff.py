@@ -15,7 +15,9 @@ from engines.files import digest_file
 from engines.progress import QUIET, Progress
 from toolkit.benchmarking.messages import Contestant
 from toolkit.benchmarking.rounds import Pace
+from toolkit.comparison.accuracy.shares import Share
 from toolkit.comparison.measuring.plan import artifact_of, name_contestants, spelled
+from toolkit.comparison.records.record import DataFacts
 from toolkit.data import Dataset, open_dataset
 from toolkit.gate.about import About
 from toolkit.gate.baseline import Baseline, digest_of_artifact, is_baseline, require_artifact
@@ -27,6 +29,9 @@ from toolkit.gate.result import Diff, Side
 from toolkit.outputs import check_replace
 
 BATCH_SIZES = (1, 32)
+
+MOST_UNSEEN = 0.05
+"""Share of changed answers that the images may leave possible, by Wilson's interval, without a warning."""
 """Latency is judged at the smallest, throughput at the largest that both take."""
 
 
@@ -70,7 +75,7 @@ def diff(
             ("model.onnx@openvino"); or the baseline (.npz) that :func:`keep_baseline` wrote of one.
         new: a checkpoint, graph or engine.
         data: a data set, or what ``open_dataset`` takes.
-        only: the gates to judge; none means all.
+        only: the gates to judge; none means all. A new one that fails is stopped by "run", chosen or not.
         skip: gates to leave out.
         strict: gates that the measurement is too uncertain for count as failed.
         images: how many test images, in the classes' proportions; None takes all, or the baseline's.
@@ -165,10 +170,19 @@ def diff(
         gates=judge(evidence, limits, gates),
         changes=changes_between(before, after, evidence.old_model, evidence.new_model),
         flips=evidence.answered.new.disagreements if evidence.answered.new else (),
-        warnings=evidence.warnings,
+        warnings=(*_few(evidence.answered.data), *evidence.warnings),
         strict=strict,
         seconds=time.perf_counter() - start,
     )
+
+
+def _few(data: DataFacts | None) -> list[str]:
+    """A warning where so few images were asked that much could change unseen."""
+    unseen = Share(0, data.images).interval[1] if data else 0.0
+    if data is None or unseen <= MOST_UNSEEN:
+        return []
+    told = f"up to {100 * unseen:.0f} % of others like them may change though none of these does"
+    return [f"{data.images} images are few: {told}"]
 
 
 def keep_baseline(

@@ -68,7 +68,7 @@ class Outputs:
                 something else already.
             MissingLibraryError: what draws reports is not installed.
         """
-        taken = {_place(path): f"'{path}' is compared" for path in inputs}
+        taken = {_place(path): "that is read" for path in inputs}
         for option, path in self.options.items():
             if said := taken.get(_place(path)):
                 raise InputError(f"{option} would write over '{path}', but {said}", f"choose another {option}")

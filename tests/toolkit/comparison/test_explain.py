@@ -31,7 +31,8 @@ def test_int8_placed_for_tensorrt_is_explained_by_kernels_that_do_not_fuse_it_an
     assert verdict.facts["ratios"]["1"]["value"] == pytest.approx(0.010 / 0.016, rel=0.02)
     assert reasons(verdict) == ["not-fused"]
     assert verdict.facts["reasons"][0]["unfused"] == list(NAMES)
-    assert "INT8 is slower than FP32 here" in verdict.text
+    assert "INT8 is slower than FP32 here (0.6" in verdict.text
+    assert ") the speed of model.onnx at batch 1, 0.6" in verdict.text
     assert "placed for TensorRT" in verdict.text
     assert "conv1 and conv2" in verdict.text
     assert "Use model.int8.ort.onnx" in verdict.text

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from engines import files
-from engines.errors import InputError
+from engines.errors import InputError, RunError
 from engines.store import open_store
 from tests.toolkit.comparison.conftest import QUICK
+from tests.toolkit.openers import HERE
+from toolkit.benchmarking.messages import Contestant
 from toolkit.cli import run
 from toolkit.comparison.records import journal as journals
 from toolkit.comparison.records.journal import Journal, dump
@@ -145,6 +147,63 @@ def test_a_run_goes_on_wherever_it_was_stopped(
             timed += len(speed.timing.launches)
     assert timed == 2 * (times - 1)
     assert json.loads(path.read_text())["complete"]
+
+
+def test_a_complete_record_stays_until_its_successor_is_complete(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, beside = tmp_path / "r.json", tmp_path / "r.json.partial"
+    said: list[str] = []
+
+    def go() -> Comparison:
+        return bench([models / "a.onnx", models / "b.onnx"], record=path, say=said.append, **QUICK)
+
+    first = go()
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stop):
+            go()
+    assert path.read_bytes() == before
+    kept = read_record(beside)
+    assert not kept.complete
+    assert not said
+    second = go()
+    assert "is continued" in said[0]
+    assert not beside.exists()
+    now = read_record(path)
+    assert now.complete
+    assert now.row("a.onnx").speeds[1].timing.launches[0] == kept.row("a.onnx").speeds[1].timing.launches[0]
+    assert second.row("a.onnx").speeds[1].timing.launches[0] == kept.row("a.onnx").speeds[1].timing.launches[0]
+    assert second.row("a.onnx").speeds != first.row("a.onnx").speeds
+
+
+def test_a_run_that_failed_altogether_is_tried_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was killed for want of memory may run now; going on would only repeat what was said then."""
+    big = Contestant(str(models / "other.engine"), opener=f"{HERE}:hungry", options={"limit": 3})
+    with pytest.raises(RunError, match="SIGKILL"):
+        bench(big, launches=1, **QUICK)
+    monkeypatch.setattr("toolkit.steps.compare.run", lambda _, __, known, ___: pytest.fail(f"known: {known}"))
+    with pytest.raises(pytest.fail.Exception, match="known: None"):
+        bench(big, launches=1, **QUICK)
+
+
+def test_what_cast_doubt_on_the_first_part_of_a_run_is_kept(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.json"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stop):
+            bench(models / "a.onnx", record=path, **QUICK)
+    left = read_record(path)
+    (conditions,) = left.conditions
+    assert conditions is not None
+    path.write_text(dump(replace(left, conditions=(replace(conditions, throttled=3),))))
+    found = bench(models / "a.onnx", record=path, **QUICK).warnings
+    assert [line for line in found if "slowed 3 times" in line] == [
+        "before the interruption, the CPU was slowed 3 times during the timing, by heat or by a container's quota"
+    ]
 
 
 def test_without_a_file_of_ones_own_the_cache_keeps_it_until_all_is_measured(

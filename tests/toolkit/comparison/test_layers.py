@@ -191,3 +191,11 @@ def test_a_zip_that_is_no_checkpoint_has_no_layers(tmp_path):
     with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
         archive.writestr("b/data.pkl", b"\xff\xffno pickle")
     assert layers_of(tmp_path / "b.pt") is None
+
+
+def test_a_checkpoint_whose_bytes_were_changed_stops_nothing(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"FloatStorage" * 9)
+    whole = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(whole.replace(b"FloatStorage", b"FloatStorags", 1))
+    assert layers_of(tmp_path / "a.pt") is None

@@ -189,3 +189,10 @@ def test_options_that_make_no_sense_together(
 ) -> None:
     (tmp_path / "notes.txt").write_text("my notes")
     assert cause in refused(*("here.json" if argument == "HERE" else argument for argument in arguments))
+
+
+def test_a_merged_record_that_is_merged_again_keeps_the_warnings_of_its_parts(whole: Comparison) -> None:
+    doubtful = replace(elsewhere(whole), warnings=("other work kept 1.0 of 2 cores busy",))
+    both = merge([whole, doubtful], ["a.json", "b.json"])
+    again = merge([both, elsewhere(whole, "A third CPU")], ["both.json", "c.json"])
+    assert again.warnings.count("b.json: other work kept 1.0 of 2 cores busy") == 1

@@ -12,6 +12,7 @@ from toolkit.cli import run
 from toolkit.comparison.records.journal import dump
 from toolkit.comparison.records.record import Comparison
 from toolkit.steps.bench import bench
+from toolkit.steps.compare import compare
 from toolkit.steps.reports import Outputs, show_records
 
 
@@ -69,6 +70,7 @@ def test_when_a_report_cannot_be_written_its_figures_are_not_lost(
     ("arguments", "cause"),
     [
         (("--record", "a.onnx", "--force"), "would write over 'a.onnx'"),
+        (("--record", "a.onnx.json", "--force"), "would write over 'a.onnx.json'"),
         (("--report", "r.html", "--csv", "r.json"), "--csv"),
         (("--report", "nowhere/r.html"), "'nowhere' does not exist"),
         (("--markdown", "."), "is a folder"),
@@ -83,4 +85,12 @@ def test_what_makes_no_sense_is_found_out_before_the_measuring(
 ) -> None:
     (tmp_path / "notes.txt").write_text("my notes")
     (tmp_path / "a.onnx").write_bytes((models / "a.onnx").read_bytes())
+    (tmp_path / "a.onnx.json").write_text("a passport")
     assert cause in refused("bench", "a.onnx", *arguments)
+
+
+def test_the_data_is_never_written_over(models: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.npz"
+    data.write_bytes((models / "data.npz").read_bytes())
+    with pytest.raises(InputError, match="would write over"):
+        compare([models / "a.onnx"], data, csv=data, force=True, **QUICK)

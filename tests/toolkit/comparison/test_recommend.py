@@ -5,11 +5,12 @@ import pytest
 
 from engines.errors import InputError
 from tests.toolkit.comparison.judged import GPU, IMAGES, accuracy, comparison, row
-from toolkit.benchmarking.timing import Interval
+from toolkit.benchmarking.messages import Block
+from toolkit.benchmarking.timing import Interval, Timing
 from toolkit.comparison.accuracy.paired import paired_interval
 from toolkit.comparison.goal import Goal
 from toolkit.comparison.records.merging import merge
-from toolkit.comparison.records.row import Failure
+from toolkit.comparison.records.row import Failure, Speed
 from toolkit.comparison.verdicts import judge
 from toolkit.comparison.verdicts.recommend import images_needed
 
@@ -112,6 +113,21 @@ def test_of_equally_fast_ones_the_smallest_file_is_taken_whatever_the_order():
             assert "the smallest file (1 MB)" in verdict.text
 
 
+def test_too_few_turns_for_an_interval_tell_nothing_apart():
+    def short(one):
+        speeds = {}
+        for batch, speed in one.speeds.items():
+            launches = [[Block(turn) for turn in launch[:2]] for launch in speed.timing.launches]
+            speeds[batch] = Speed(Timing.of(batch, launches))
+        return replace(one, speeds=speeds)
+
+    small = row("small", {1: 0.009}, accuracy=accuracy(900), size=1_000_000, seed=1)
+    large = row("large", {1: 0.004}, accuracy=accuracy(900), size=9_000_000, seed=2)
+    assert recommended(REFERENCE, small, large, goal=Goal("latency")).subject == "large"
+    verdict = recommended(short(REFERENCE), short(small), short(large), goal=Goal("latency"))
+    assert verdict.subject == "small"
+
+
 def test_of_equally_fast_and_large_ones_the_most_faithful_is_taken_whatever_the_order():
     one = accuracy(900, hurt=1, helped=1)
     wild = row("wild", {1: 0.004}, accuracy=replace(one, against=replace(one.against, kl=0.5)), seed=1)
@@ -138,6 +154,9 @@ def test_accuracy_prefers_the_highest_and_tells_of_a_faster_one_that_cannot_be_t
     better = row("better", {1: 0.009}, accuracy=accuracy(901, helped=1))
     verdict = recommended(REFERENCE, better, CLOSE, LOSSY, goal=Goal("accuracy"))
     assert verdict.subject == "better"
+    assert verdict.text.startswith("the highest top-1: ")
+    tied = recommended(REFERENCE, EXACT, CLOSE, LOSSY, goal=Goal("accuracy"))
+    assert tied.text.startswith("the fastest of 2 with the highest top-1: ")
     assert "Faster, and not to be told from it in accuracy on these images: close" in verdict.text
     assert "lossy (" not in verdict.text.split("Next:")[0]
 
@@ -177,3 +196,20 @@ def test_one_artifact_alone_is_no_choice():
 def test_a_goal_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(InputError):
         Goal(**wrong)
+
+
+def test_a_smaller_file_is_not_taken_that_is_as_fast_and_surely_less_accurate():
+    good = row("good", {1: 0.004}, accuracy=accuracy(900), size=2_000_000)
+    small = row("small", {1: 0.004}, accuracy=accuracy(860, hurt=42, helped=2), size=1_000_000)
+    verdict = recommended(REFERENCE, small, good, goal=Goal("latency", 10))
+    assert (verdict.subject, verdict.facts["level"]) == ("good", [])
+    assert "small (1.00x its speed, losing 4.00 points)" in verdict.text
+
+
+def test_what_could_not_be_held_against_anything_says_so():
+    failed = replace(EXACT, speeds={}, accuracy=None, opened=None, failure=Failure("no GPU", ""))
+    assert "the only one that ran" in recommended(failed, replace(EXACT, name="left"), reference="left").text
+    dead = replace(REFERENCE, accuracy=None, speeds={}, failure=Failure("killed", ""))
+    verdict = recommended(dead, EXACT, CLOSE)
+    assert verdict.subject == "close"
+    assert "What it loses isn't known" in verdict.text

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from toolkit.comparison.accuracy.shares import Share
+from toolkit.comparison.figures import milliseconds
 
 
 @pytest.mark.parametrize(("count", "total", "low", "high"), [(0, 10, 0, 0.2775), (358, 360, 0.9800, 0.9985)])
@@ -14,3 +15,8 @@ def test_a_share_carries_its_wilson_interval(count, total, low, high):
     assert share.interval == pytest.approx((low, high), abs=6e-5)
     assert share.to_json()["rate"] == count / total
     assert Share.from_json(json.loads(json.dumps(share.to_json()))) == share
+
+
+def test_times_of_fast_engines_keep_their_microseconds():
+    shown = [milliseconds(seconds) for seconds in (0.000043, 0.00043, 0.00434, 0.0434, 0.434)]
+    assert shown == ["0.043", "0.43", "4.34", "43.4", "434"]

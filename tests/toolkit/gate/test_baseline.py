@@ -196,3 +196,19 @@ def test_nothing_is_left_of_one_that_was_not_finished(tmp_path, logits):
         writer.keep(logits[:BATCH], digest(0))
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compressed_or_encrypted_archive_is_refused_before_it_is_unfolded(kept, tmp_path):
+    with zipfile.ZipFile(kept) as file, zipfile.ZipFile(tmp_path / "small.npz", "w", zipfile.ZIP_DEFLATED) as small:
+        for name in file.namelist():
+            small.writestr(name, file.read(name))
+    locked = bytearray(kept.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = locked.find(mark)
+        while place >= 0:
+            locked[place + flags] |= 1
+            place = locked.find(mark, place + 1)
+    (tmp_path / "locked.npz").write_bytes(locked)
+    for name, cause in (("small", "it is compressed"), ("locked", "encrypted")):
+        with pytest.raises(EngineFormatError, match=cause):
+            read(tmp_path / f"{name}.npz")

@@ -102,6 +102,18 @@ def test_flips_are_counted_on_these_very_images():
     assert (gate.status, gate.value, gate.found, gate.allowed) == ("failed", 5, "5 images", "0 images")
 
 
+def test_an_image_that_neither_has_a_number_for_is_no_flip():
+    logits, truth = np.eye(5, dtype=np.float32)[[0] * 40], np.zeros(40, np.int64)
+    logits[:3] = np.nan
+    tallies = [Tally(METADATA.labels) for _ in range(2)]
+    answers = [tally.read(logits, truth) for tally in tallies]
+    tallies[1].add(answers[1], range(40), answers[0])
+    found = replace(evidence().answered, new=tallies[1].result())
+    gate = verdict("flips", evidence(answered=found))
+    assert (gate.status, gate.value, gate.text) == ("passed", 0, "0 of 40 images changed the top-1 class")
+    assert verdict("flips", evidence(answered=replace(found, broken=3))).value == pytest.approx(7.5)
+
+
 @pytest.mark.parametrize(("squares", "status"), [(0.0, "passed"), (3.9, "passed"), (4.1, "failed")])
 def test_logits_are_held_against_the_floor(squares, status):
     found = replace(evidence().answered, distance=Distance(9, 100, squares))
@@ -124,6 +136,8 @@ def test_a_shift_is_held_against_the_floor_too(step, status):
 def test_a_shift_of_too_few_images_is_undecided():
     found = replace(copies().answered, distance=Distance(3, 15, 1.0), shift=Shift())
     assert verdict("logits-shift", evidence(answered=found)).status == "undecided"
+    equal = replace(found, distance=Distance(3, 15, 0.0))
+    assert verdict("logits-shift", evidence(answered=equal)).text == "the logits are equal to the last bit"
 
 
 def test_logits_of_other_weights_and_without_a_floor_are_not_judged():
@@ -212,6 +226,16 @@ def test_another_name_of_the_batch_and_more_room_are_no_change():
     assert verdict("tensors", evidence(new=replace(evidence().new, opened=wider))).status == "passed"
 
 
+def test_one_that_took_a_single_batch_size_may_take_any_but_no_smaller_one():
+    old = replace(evidence().old, opened=opened(inputs=tensor(batch=4), max_batch=4))
+    assert verdict("tensors", evidence(old=old)).status == "passed"
+    narrow = replace(evidence().new, opened=opened(max_batch=2))
+    assert verdict("tensors", evidence(old=old, new=narrow)).text == "took batches up to 4 and takes them up to 2"
+    other = replace(evidence().new, opened=opened(inputs=tensor(batch=8), max_batch=8))
+    text = verdict("tensors", evidence(old=old, new=other)).text
+    assert text == "took batches of exactly 4 and takes batches of exactly 8"
+
+
 def layers(shares: dict[str, float], *names: str) -> Layers:
     return Layers("passport", shares, 8, names, "int8")
 
@@ -239,6 +263,7 @@ def test_a_quantised_layer_that_is_no_longer_fused_counts_as_wider():
     first, second, third = rows
     gate = verdict("precision", evidence(old=first, new=second))
     assert (gate.status, gate.value, gate.details) == ("failed", 1, ("fc",))
+    assert gate.text == "100 % int8, as before; quantised, but computed in float: fc"
     assert verdict("precision", evidence(old=second, new=third)).status == "passed"
 
 
@@ -257,6 +282,9 @@ def test_one_that_fails_is_stopped_by_that_and_by_nothing_that_it_did_not_do():
     found = evidence(answered=dead, failure=RunError("killed by SIGSEGV"), new=Row("x", "x", 1000, "sha256:1"))
     status = {gate.name: gate.status for gate in judge(found, Limits(), GATES)}
     assert status == dict.fromkeys(GATES, "skipped") | {"run": "failed", "size": "passed"}
+    chosen = judge(replace(found, failure=RunError("killed", "look at its log")), Limits(), ("flips", "size"))
+    assert {gate.name: gate.status for gate in chosen} == {"run": "failed", "flips": "skipped", "size": "passed"}
+    assert chosen[0].details == ("look at its log",)
 
 
 def test_what_changed_around_the_two_is_listed():

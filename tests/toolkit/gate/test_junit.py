@@ -80,3 +80,19 @@ def test_elements_attributes_and_their_order_are_the_schemas(tmp_path):
     suite = root.find("testsuite")
     assert suite.get("timestamp") == "2026-01-01T10:20:30"
     assert float(suite.get("time")) == pytest.approx(1.5)
+
+
+def test_where_nothing_was_judged_nothing_has_passed():
+    nothing = found(gates=GATES[-1:])
+    assert not nothing.passed
+    assert "could be judged: memory: the system doesn't tell" in nothing.what_broke()
+    suite = parsed(junit(nothing)).find("testsuite")
+    assert (suite.get("failures"), suite.get("skipped")) == ("1", "0")
+    assert suite.find("testcase/failure") is not None
+    assert found(gates=(GATES[0], GATES[-1])).passed
+
+
+def test_one_that_does_not_run_is_no_matter_of_limits():
+    died = Gate("run", "failed", "killed", details=("look at its log",))
+    assert found(gates=(died,)).remedy() == "look at its log"
+    assert "--skip" not in found(gates=(replace(died, details=()),)).remedy()

@@ -90,3 +90,16 @@ def test_a_figure_is_the_pages_text_colours_and_ids():
     ids = re.findall(r' id="([^"]+)"', found)
     assert len(ids) == len(set(ids)) > 0
     assert all(one.startswith(("some-wide-", "some-narrow-")) for one in ids)
+
+
+def test_a_name_that_looks_like_a_colour_stays_a_name():
+    names = ("#fe0100", "#fe01ff")
+
+    def plot(canvas: Canvas) -> None:
+        for number, name in enumerate(names):
+            canvas.axes.text(0.1, 0.1 + 0.5 * number, name, color=series(1))
+
+    drawn = str(draw([Size("one", 200, 200)], plot, label=names[0], name="x"))
+    assert all(f">{name}<" in drawn for name in names)
+    assert "var(--c1)" in drawn
+    assert not re.search(r": #fe0[12]", drawn)

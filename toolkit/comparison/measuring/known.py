@@ -7,6 +7,17 @@ from toolkit.comparison.measuring.plan import Entry
 from toolkit.comparison.records.record import Comparison
 
 
+def goes_on(known: Comparison, reference: str | None) -> bool:
+    """Whether there is more to measure: else it would end at once as it did before, and what failed may run now.
+
+    Args:
+        known: what an interrupted run left.
+        reference: the name of the one that was asked for as the reference; None for none.
+    """
+    failed = {row.name for row in known.rows if row.failure is not None}
+    return reference not in failed and len(failed) < len(known.rows)
+
+
 def restore(entries: Mapping[str, Entry], known: Comparison) -> None:
     """Give the entries what a record of the same artifacts has of them.
 

@@ -48,7 +48,7 @@ class Plan:
         """Reject a plan that makes no sense.
 
         Raises:
-            InputError: nothing to measure, a batch size below 1, no time, an unknown reference.
+            InputError: nothing to measure, a batch size below 1, no time, a negative seed, an unknown reference.
             DataError: the data has no test images.
         """
         names = [contestant.name for contestant in self.contestants]
@@ -63,6 +63,8 @@ class Plan:
             raise InputError("there is no time to measure in", "give --seconds above 0")
         if self.pace.launches < 1:
             raise InputError(f"{self.pace.launches} launches asked for", "ask for 1 or more with --launches")
+        if self.pace.seed < 0:
+            raise InputError(f"a seed of {self.pace.seed} makes no sense", "give --seed 0 or more")
         if self.dataset is not None and not len(self.dataset.test):
             raise DataError(f"'{self.dataset.name}' has no test images", "give data with a test split")
         if self.images is not None and self.images < 1:

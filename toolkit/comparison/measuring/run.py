@@ -60,7 +60,7 @@ def run(
         plan: what to measure.
         progress: told of the work.
         known: what an interrupted run of the same plan left: what is in it is not measured again.
-        keep: called with everything so far: at most every 10 s while evaluating, after it, after every batch
+        keep: called with everything so far: at most every 5 s while evaluating, after it, after every batch
             size of every launch, and after the launch.
 
     Raises:
@@ -100,9 +100,12 @@ class _Course:
         """All launches, one after the other."""
         pace = self.plan.pace
         with self._stack:
-            for launch in range(min(pace.launches, pace.rounds) if self.plan.batch_sizes else 1):
+            launches = pace.starts if self.plan.batch_sizes else 1
+            for launch in range(launches):
                 evaluated = self.plan.dataset is None or self.data is not None
-                if evaluated and launch_done(self.plan, self.entries, launch):
+                # Between the last turn and its end an interrupted run hasn't asked yet what ran.
+                proven = launch < launches - 1 or all(entry.proof for entry in _running(self.entries))
+                if evaluated and proven and launch_done(self.plan, self.entries, launch):
                     continue
                 with contextlib.ExitStack() as stack:
                     self._launch(launch, stack)
@@ -118,7 +121,7 @@ class _Course:
         if self.plan.dataset is not None and self.data is None:
             self._evaluate()
             self.reference = _reference(self.plan, self.entries)
-        if self.plan.batch_sizes:
+        if self.plan.batch_sizes and not launch_done(self.plan, self.entries, launch):
             self._samples.feed(self.entries, workers)
             if self._watch is None:
                 self._watch = self._stack.enter_context(Watch(self._pids))

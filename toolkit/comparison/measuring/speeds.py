@@ -1,6 +1,6 @@
 """The timing of one launch: every running artifact, in turns, at every batch size that it takes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from engines.errors import InputError, ToolkitError
@@ -37,9 +37,9 @@ def time_launch(
         measured: called with each size after it.
     """
     going = {name: worker for name, worker in workers.items() if entries[name].runs}
-    warm = False
+    warm: set[str] = set()
     progress.begin(
-        f"Timing, launch {launch + 1} of {plan.pace.launches}" if plan.pace.launches > 1 else "Timing",
+        f"Timing, launch {launch + 1} of {plan.pace.starts}" if plan.pace.starts > 1 else "Timing",
         None
         if plan.batch_sizes == "sweep"
         else plan.pace.rounds_of(launch) * len(_asked(plan, entries)) * len(going),
@@ -50,7 +50,7 @@ def time_launch(
         if not taking or all(_launches(entries[name], batch) > launch for name in taking):
             continue
         _time_size(plan, entries, going, taking, batch, launch, progress, warm=warm)
-        warm = True
+        warm.update(taking)
         measured(batch)
     progress.end()
 
@@ -145,7 +145,7 @@ def _time_size(
     launch: int,
     progress: Progress,
     *,
-    warm: bool,
+    warm: Collection[str],
 ) -> None:
     def failed(name: str, error: ToolkitError) -> None:
         entry = entries[name]

@@ -4,6 +4,7 @@ What is on disk is a whole record at any time, with ``complete`` false until all
 Ctrl-C leave the last one that was written.
 """
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class Journal:
         known: what an interrupted run of the same key left in it.
         stale: there was an interrupted run of the same command, but a file, a library or the machine is another now.
         lasting: the file is the user's own, and stays when the run is complete.
+        aside: a complete record of an earlier run is there, and stays until this one is complete, too: what is
+            measured meanwhile lies beside it.
         written: it holds something of this run.
     """
 
@@ -38,6 +41,7 @@ class Journal:
     known: Comparison | None = None
     stale: bool = False
     lasting: bool = False
+    aside: bool = False
     written: bool = field(default=False, init=False)
 
     @classmethod
@@ -56,9 +60,14 @@ class Journal:
             InputError: the folder is missing or can't be written, or the file is of another comparison, or is none.
         """
         found = check_record(path, key, command, force=force)
+        aside = found is not None and found.complete
+        if aside:
+            found = None
+            with contextlib.suppress(ToolkitError):  # none there, or of no use
+                found = read_record(_beside(path))
         going = found is not None and not found.complete and bool(found.rows) and not fresh
         known = found if going and found is not None and found.key == key else None
-        return cls(path, known=known, stale=going and known is None, lasting=True)
+        return cls(path, known=known, stale=going and known is None, lasting=True, aside=aside)
 
     @classmethod
     def in_cache(cls, key: str, what: str, *, fresh: bool = False) -> "Journal":
@@ -77,6 +86,11 @@ class Journal:
             return cls(path)
         return cls(path, known=record if record.key == key and not record.complete and record.rows else None)
 
+    @property
+    def place(self) -> Path | None:
+        """The file that holds what is measured so far."""
+        return _beside(self.path) if self.aside and self.path is not None else self.path
+
     def write(self, comparison: Comparison) -> None:
         """Put the whole record on disk; a cache that can't be written is no reason to stop.
 
@@ -86,13 +100,15 @@ class Journal:
         if self.path is None:
             return
         if self.lasting:
-            write_record(comparison, self.path)
+            write_record(comparison, self.path if comparison.complete else self.place or self.path)
             self.written = True
         else:
             self.written = save(self.path, dump(comparison).encode()) is None or self.written
 
     def finish(self) -> None:
-        """The run is complete: the file in the cache is removed, the user's own stays."""
+        """The run is complete: what was kept meanwhile in the cache or aside is removed, the user's own stays."""
+        if self.aside and self.path is not None:
+            _beside(self.path).unlink(missing_ok=True)
         if not self.lasting and self.path is not None:
             remove_entry(self.path.parent)
 
@@ -142,6 +158,10 @@ def write_record(comparison: Comparison, path: Path) -> None:
         write_atomically(path, dump(comparison))
     except InputError as error:
         raise InputError(error.cause, error.remedy.replace("--output", "--record")) from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
 
 
 def _place(store: Store, key: str, what: str) -> Path | None:

@@ -50,6 +50,7 @@ def merge(comparisons: Sequence[Comparison], sources: Sequence[str] = ()) -> Com
         mine = (replace(row, name=called[row.name], machine=number) for row in comparison.rows)
         rows += [_fitting(row, part.data, first) for row in mine]
         warnings += [f"{part.source}: {warning}" for warning in comparison.warnings]
+    warnings += [warning for comparison, _ in different for warning in _of_parts(comparison)]
     return Comparison(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join(["toolkit", "compare", "--from", *(source for _, source in different)]),
@@ -91,6 +92,12 @@ def parts_of(comparison: Comparison) -> tuple[Comparison, ...]:
         )
         for number, part in enumerate(comparison.parts)
     )
+
+
+def _of_parts(comparison: Comparison) -> list[str]:
+    """The warnings of a merged record's parts, which name them; the others are found anew."""
+    named = tuple(f"{part.source}: " for part in comparison.parts)
+    return [warning for warning in comparison.warnings if warning.startswith(named)]
 
 
 Piece = tuple[Comparison, Part]

@@ -39,9 +39,9 @@ def fastest(measured: Measured, rows: Sequence[Row], goal: Goal) -> Choice | Non
 
     def level(row: Row) -> bool:
         ratios = [measured.ratio(best, row, batch) for batch in sizes]
-        return all(one is not None and one.low is not None and one.contains(1) for one in ratios)
+        return all(one is not None and one.contains(1) for one in ratios)  # without an interval nothing is told apart
 
-    return _smallest(best, timed, lambda _: sizes, level)
+    return _smallest(measured, best, timed, lambda _: sizes, level)
 
 
 def _decisive(rows: Sequence[Row], goal: Goal) -> tuple[int, ...]:
@@ -65,12 +65,12 @@ def _most_images(measured: Measured, rows: Sequence[Row]) -> Choice | None:
     def level(row: Row) -> bool:
         if peaks[row.name] == peaks[best.name]:
             found = measured.ratio(best, row, peaks[best.name])
-            return found is not None and found.low is not None and found.contains(1)
+            return found is not None and found.contains(1)
         # No turns of different batch sizes belong together, so their own intervals have to do.
         one, two = (r.speeds[peaks[r.name]].timing.intervals.get("images_per_second") for r in (best, row))
         return one is not None and two is not None and two[1] >= one[0]
 
-    return _smallest(best, timed, lambda row: (peaks[row.name],), level)
+    return _smallest(measured, best, timed, lambda row: (peaks[row.name],), level)
 
 
 def _peak(row: Row) -> int:
@@ -79,17 +79,28 @@ def _peak(row: Row) -> int:
 
 
 def _smallest(
-    best: Row, rows: Sequence[Row], sizes: Callable[[Row], tuple[int, ...]], level: Callable[[Row], bool]
+    measured: Measured,
+    best: Row,
+    rows: Sequence[Row],
+    sizes: Callable[[Row], tuple[int, ...]],
+    level: Callable[[Row], bool],
 ) -> Choice:
     """Of those that can't be told from the best the smallest file; of equally large ones the most faithful.
 
-    That is the one with the most images right, then with the fewest flips, then with the least KL divergence, then
-    the one given first: all of it the same in the next run, as noise isn't.
+    One that another of them beats in accuracy by more than chance isn't taken for its size. The most faithful is the
+    one with the most images right, then with the fewest flips, then with the least KL divergence, then the one given
+    first: all of it the same in the next run, as noise isn't.
     """
-    equal = [row for row in rows if row.name == best.name or level(row)]
+    fast = [row for row in rows if row.name == best.name or level(row)]
+    equal = [row for row in fast if not any(_surely_better(measured, other, row) for other in fast)]
     least = min(row.size for row in equal)
     taken = min((row for row in equal if row.size <= SAME_SIZE * least), key=_unfaithful)
     return Choice(taken, sizes(taken), tuple(row for row in equal if row.name != taken.name))
+
+
+def _surely_better(measured: Measured, row: Row, other: Row) -> bool:
+    ahead = measured.difference(row, other)
+    return ahead is not None and ahead.low is not None and ahead.low > 0
 
 
 def _unfaithful(row: Row) -> tuple[int, int, float]:

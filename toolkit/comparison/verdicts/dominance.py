@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from toolkit.benchmarking.timing import Interval
 from toolkit.comparison.figures import listed, percent, ratios
 from toolkit.comparison.records.record import Row, Verdict
-from toolkit.comparison.verdicts.measured import Measured, surely_slower
+from toolkit.comparison.verdicts.measured import Measured, surely_faster, surely_slower
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ def dominated(measured: Measured, rows: list[Row]) -> Iterator[Verdict]:
     """A verdict for each of these rows of one run that another one dominates.
 
     At a batch size it is dominated by one that is faster (the interval of their ratio lies above 1) and no less
-    accurate, or as fast within the interval and more accurate by more than chance. Of several the one counts that
-    does so at the most batch sizes, and of those the fastest. Without accuracy nothing is dominated: the slower one
+    accurate, or as fast within the interval and more accurate by more than chance; one that is faster at any other
+    batch size has its use, and isn't. Of several the one counts that dominates at the most batch sizes, and of those
+    the fastest. Without accuracy nothing is dominated: the slower one
     may be the more accurate. The reference is what the others are held against, and isn't judged.
     """
     for row in rows:
@@ -53,6 +54,8 @@ def _beaten(measured: Measured, row: Row, other: Row) -> _Beaten | None:
     if ahead is None or ahead.value < 0:
         return None
     speeds = {batch: one for batch in row.speeds if (one := measured.ratio(row, other, batch)) is not None}
+    if any(map(surely_faster, speeds.values())):
+        return None
     slower = {batch: one for batch, one in speeds.items() if surely_slower(one)}
     if slower:
         return _Beaten(other, slower, ahead, level=False)

@@ -77,7 +77,7 @@ def _verdict(measured: Measured, row: Row, held: _Held) -> Verdict:
     known = reasons[0].key != "unknown"
     text = (
         f"{precision} is {how} than {wider} here "
-        f"({held.wider.name}: {ratios(held.ratios)}){', because ' if known else '; '}{why}"
+        f"({ratios(held.ratios, f' the speed of {held.wider.name}')}){', because ' if known else '; '}{why}"
     )
     use = next((reason.remedy for reason in reasons if reason.remedy), "")
     facts: dict[str, Any] = {

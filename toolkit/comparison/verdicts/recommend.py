@@ -90,8 +90,10 @@ def _verdict(measured: Measured, choice: Choice, goal: Goal, others: Sequence[Ro
     caveats = [text for text in texts if text]
     if row.accuracy is None:
         caveats.append("Accuracy wasn't measured: `toolkit compare --data DATA` does")
+    elif drop is None and goal.aim != "accuracy":
+        caveats.append("What it loses isn't known: the reference has no accuracy")
     runners = _runners_up(measured, choice, others)
-    sentences = [_why(measured, choice, goal, drop), *caveats]
+    sentences = [_why(measured, choice, goal, drop, others), *caveats]
     if runners:
         sentences.append("Next: " + listed(_runner_text(one) for one in runners))
     facts: dict[str, Any] = {
@@ -110,11 +112,17 @@ def _verdict(measured: Measured, choice: Choice, goal: Goal, others: Sequence[Ro
     return Verdict("recommended", row.name, ". ".join(sentences), facts)
 
 
-def _why(measured: Measured, choice: Choice, goal: Goal, drop: Interval | None) -> str:
+def _why(measured: Measured, choice: Choice, goal: Goal, drop: Interval | None, others: Sequence[Row]) -> str:
     row, reference = choice.row, measured.reference_of(choice.row)
     is_reference = reference is not None and reference.name == row.name
+    quick = "among the fastest" if choice.level else "the fastest"
     best = "among the fastest" if choice.level and goal.aim != "accuracy" else _BEST[goal.aim]
-    if drop is not None and goal.aim != "accuracy":
+    if not others:
+        best = "the only one that ran"
+    elif goal.aim == "accuracy":
+        ties = [one for one in others if row.accuracy and one.accuracy and one.accuracy.top1 == row.accuracy.top1]
+        best = f"{quick} of {len(ties) + 1} with the highest top-1" if ties and choice.batches else best
+    elif drop is not None:
         best += f" of those that lose {f'at most {goal.max_drop:g} points' if goal.max_drop else 'nothing'}"
     figures: list[str] = []
     for batch in dict.fromkeys([*choice.batches[:1], *choice.batches[-1:]]):
@@ -228,5 +236,6 @@ def _runners_up(measured: Measured, choice: Choice, others: Sequence[Row]) -> li
 
 
 def _runner_text(runner: dict[str, Any]) -> str:
-    drop = "" if not runner["drop"] else f", drop {signed(runner['drop'])}"
-    return f"{runner['name']} ({times(runner['speed'])} its speed{drop})"
+    drop = runner["drop"] or 0.0
+    change = f", {'losing' if drop > 0 else 'gaining'} {signed(abs(drop))} points" if drop else ""
+    return f"{runner['name']} ({times(runner['speed'])} its speed{change})"

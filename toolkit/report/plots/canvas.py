@@ -30,6 +30,8 @@ _VARIABLES = dict(
     )
 ) | {f"#fe02{number:02x}": f"c{number}" for number in range(COLOURS + 1)}
 
+_SENTINEL = re.compile(f"(?<=: )(?:{'|'.join(_VARIABLES)})\\b")
+
 FONT = 12.0
 """Size of text, in the figure's units: CSS pixels where it is shown at its own width."""
 
@@ -204,7 +206,7 @@ def _rename(element: ET.Element, prefix: str) -> None:
 
 
 def _recoloured(text: str) -> str:
-    text = re.sub(r"#fe0[12][0-9a-f]{2}", lambda found: f"var(--{_VARIABLES[found[0]]})", text)
+    text = _SENTINEL.sub(lambda found: f"var(--{_VARIABLES[found[0]]})", text)
     text = re.sub(r"font: (?:[a-z]+ )*?(?:(bold|\d+) )?([\d.]+)px [^;\"]*", _font, text)  # before matplotlib 3.10
     text = re.sub(r"font-family: [^;\"]*; ", "", text)  # the page has its own
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
