@@ -7,8 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test lint types layers unit bench clean
 
+# What Python has compiled once it needn't compile again at every start: the virtual environment is ours.
 demo: $(VENV)/.cpu
-	$(BIN)/toolkit demo --output .demo
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/toolkit demo --output .demo
 
 test: $(VENV)/.dev lint types layers unit
 
