@@ -238,7 +238,9 @@ def main() -> None:
         "schema": "onnx-tensorrt-toolkit/comparison-power-benchmark",
         "version": 1,
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benchmarks/comparison_power.py", *sys.argv[1:]]),
+        "command": " ".join(
+            ["python", "benchmarks/comparison_power.py", *(Path(word).name for word in sys.argv[1:])]  # no folders
+        ),
         "machine": describe().to_json(),
         "versions": {name: version(name) for name in ("onnxruntime", "torch", "scipy", "numpy")},
         "settings": {
