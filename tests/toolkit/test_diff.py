@@ -239,6 +239,7 @@ def test_a_baseline_of_something_else_is_not_replaced(kept, folder, data):
         (["old.onnx", "new.onnx", "--data", "pictures.npz", "--seconds", "0"], "there is no time to measure in"),
         (["old.onnx", "--data", "pictures.npz", "--baseline", "x.npz", "--max-flips", "1"], "--max-flips would do"),
         (["old.onnx", "--data", "pictures.npz", "--baseline", "x.npz", "--junit", "x.xml"], "--junit would do"),
+        (["old.onnx", "new.onnx", "--data", "pictures.npz", "--batch", "sweep"], "'sweep' is not a list of"),
         (["old.onnx", "new.onnx", "--data", "pictures.npz", "--force"], "--force would do nothing"),
     ],
 )  # fmt: skip

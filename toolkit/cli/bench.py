@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from toolkit.cli import console
-from toolkit.cli.compare import batch_sizes, say_where, show
+from toolkit.cli.compare import batch_sizes, say_where, show, written
 
 
 @click.command("bench")
@@ -30,15 +30,7 @@ from toolkit.cli.compare import batch_sizes, say_where, show
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the backend's choice].")
 @click.option("--trust-pickle", is_flag=True, help="Load pickled modules; this runs their code.")
-@click.option("--report", type=click.Path(), metavar="FILE.html", help="Write a page to look at, in one file.")
-@click.option("--markdown", type=click.Path(), metavar="FILE.md", help="Write the same for a pull request.")
-@click.option("--csv", type=click.Path(), metavar="FILE.csv", help="Write a line an artifact and batch size.")
-@click.option(
-    "--record",
-    type=click.Path(),
-    metavar="FILE.json",
-    help="Write the record, as the work goes on [with --report: beside it].",
-)
+@written
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on with an interrupted run.")
 @click.option("--force", is_flag=True, help="Replace outputs that are of another comparison.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")

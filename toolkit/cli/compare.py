@@ -1,6 +1,7 @@
 """``toolkit compare``: accuracy and speed of checkpoints, graphs and engines, side by side."""
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -20,21 +21,47 @@ _MEASURING = (
 """Options that say how to measure: records are measured already."""
 
 
+def fixed_sizes(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Parse ``1,8,32``."""
+    return None if value is None else _sizes(option, value)
+
+
 def batch_sizes(
     _: click.Context, option: click.Parameter, value: str | None
 ) -> tuple[int, ...] | Literal["sweep"] | None:
     """Parse ``1,8,32`` or ``sweep``."""
     if value is None or value == "sweep":
         return value  # type: ignore[return-value]
+    return _sizes(option, value, ", and not 'sweep'")
+
+
+def _sizes(option: click.Parameter, value: str, otherwise: str = "") -> tuple[int, ...]:
     try:
         sizes = tuple(int(part) for part in value.split(","))
     except ValueError:
         sizes = ()
     if not sizes or min(sizes) < 1:
-        raise click.BadParameter(
-            f"'{value}' is not a list of batch sizes such as 1,8,32, and not 'sweep'", param=option
-        )
+        raise click.BadParameter(f"'{value}' is not a list of batch sizes such as 1,8,32{otherwise}", param=option)
     return sizes
+
+
+def written(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what is written where."""
+    for option in (
+        click.option(
+            "--record",
+            type=click.Path(),
+            metavar="FILE.json",
+            help="Write the record, as the work goes on [with --report: beside it].",
+        ),
+        click.option("--csv", type=click.Path(), metavar="FILE.csv", help="Write a line an artifact and batch size."),
+        click.option("--markdown", type=click.Path(), metavar="FILE.md", help="Write the same for a pull request."),
+        click.option(
+            "--report", type=click.Path(), metavar="FILE.html", help="Write a page to look at, in one file."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def wanted(aim: str | None, max_drop: float | None) -> "Goal | None":
@@ -70,15 +97,7 @@ def wanted(aim: str | None, max_drop: float | None) -> "Goal | None":
 @click.option("--trust-pickle", is_flag=True, help="Load pickled modules; this runs their code.")
 @click.option("--goal", type=click.Choice(AIMS), help="What the recommendation is for [balanced].")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Points of top-1 that the recommended may lose [0.5].")
-@click.option("--report", type=click.Path(), metavar="FILE.html", help="Write a page to look at, in one file.")
-@click.option("--markdown", type=click.Path(), metavar="FILE.md", help="Write the same for a pull request.")
-@click.option("--csv", type=click.Path(), metavar="FILE.csv", help="Write a line an artifact and batch size.")
-@click.option(
-    "--record",
-    type=click.Path(),
-    metavar="FILE.json",
-    help="Write the record, as the work goes on [with --report: beside it].",
-)
+@written
 @click.option(
     "--from",
     "records",

@@ -9,7 +9,7 @@ import click
 
 from engines.errors import CheckFailedError, InputError
 from toolkit.cli import console
-from toolkit.cli.compare import batch_sizes
+from toolkit.cli.compare import fixed_sizes
 from toolkit.gate.limits import GATES, Limits
 
 Command = Callable[..., None]
@@ -51,7 +51,7 @@ def _limit(option: str, kind: "click.ParamType[Any]", text: str) -> "Callable[[C
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Of images, disturbance and order of turns [0, or the baseline's]."
 )
-@click.option("--batch", callback=batch_sizes, default="1,32", show_default=True, help="Batch sizes to time.")
+@click.option("--batch", callback=fixed_sizes, default="1,32", show_default=True, help="Batch sizes to time.")
 @click.option(
     "--seconds", type=float, default=1.0, show_default=True, help="Timed running of each at each batch size."
 )

@@ -5,6 +5,7 @@ from statistics import median
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from toolkit.benchmarking.timing import RATIO_CONFIDENCE
 from toolkit.comparison import figures
@@ -17,7 +18,7 @@ Column = tuple[str, Callable[[Row, Speed], str]]
 def titled_table(title: str, *, plain: bool) -> Table:
     """A table without columns yet; ``plain`` without lines and styles, for a file or a pipe."""
     return Table(
-        title=title,
+        title=Text(title),
         title_justify="left",
         title_style="" if plain else "bold",
         header_style="" if plain else "bold",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engines.errors import InputError, RunError, ToolkitError, UnsupportedError
+from engines.errors import RunError, ToolkitError, UnsupportedError
 from engines.metadata import ModelMetadata
 from engines.passport import find_passport
 from engines.progress import Progress
@@ -16,6 +16,7 @@ from toolkit.benchmarking.messages import Contestant, Opened
 from toolkit.benchmarking.process import WorkerProcess
 from toolkit.benchmarking.rounds import Pace
 from toolkit.comparison.layers import layers_of
+from toolkit.comparison.measuring.candidate import require_metadata
 from toolkit.comparison.measuring.plan import Entry, Plan
 from toolkit.comparison.measuring.run import run
 from toolkit.comparison.records.row import Row
@@ -168,20 +169,6 @@ def opened(worker: WorkerProcess, *, old: bool) -> Opened:
                 f"keep what it answers before an upgrade: toolkit diff {name} --data DATA --baseline FILE.npz"
             )
         raise
-
-
-def require_metadata(name: str, metadata: ModelMetadata | None) -> ModelMetadata:
-    """What an artifact can't be asked without.
-
-    Raises:
-        InputError: it carries none.
-    """
-    if metadata is None:
-        raise InputError(
-            f"'{name}' carries no labels and no preprocessing",
-            "export its model with this toolkit, or measure its speed alone with `toolkit bench`",
-        )
-    return metadata
 
 
 def _warnings(rows: tuple[Row, ...], busy: float | None, conditions: Conditions | None) -> tuple[str, ...]:

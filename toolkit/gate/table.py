@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.comparison.tables import titled_table
 from toolkit.gate.result import Diff, Status
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def render(diff: Diff, *, plain: bool = False) -> "RenderableType":
 
 def _gates(diff: Diff, *, plain: bool) -> Table:
     data = f" on {diff.data.images} {diff.data.split} images of {diff.data.name}" if diff.data else ""
-    table = _table(f"{diff.old.name} → {diff.new.name}{data}", plain=plain)
+    table = titled_table(f"{diff.old.name} → {diff.new.name}{data}", plain=plain)
     table.add_column("gate", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("found", justify="right", overflow="fold")
@@ -56,7 +56,7 @@ def _gates(diff: Diff, *, plain: bool) -> Table:
 
 
 def _changes(diff: Diff, *, plain: bool) -> Table:
-    table = _table("Changed around them", plain=plain)
+    table = titled_table("Changed around them", plain=plain)
     for name in ("what", "old", "new"):
         table.add_column(name, overflow="fold")
     for change in diff.changes:
@@ -65,7 +65,7 @@ def _changes(diff: Diff, *, plain: bool) -> Table:
 
 
 def _flips(diff: Diff, *, plain: bool) -> Table:
-    table = _table("The flips that the old one was surest of", plain=plain)
+    table = titled_table("The flips that the old one was surest of", plain=plain)
     for name in ("image", "label", "old answer", "new answer", "margin"):
         table.add_column(name, justify="right" if name in {"image", "margin"} else "left", overflow="fold")
     for flip in diff.flips:
@@ -77,18 +77,6 @@ def _flips(diff: Diff, *, plain: bool) -> Table:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _table(title: str, *, plain: bool) -> Table:
-    return Table(
-        title=Text(title),
-        title_justify="left",
-        title_style="" if plain else "bold",
-        header_style="" if plain else "bold",
-        box=None if plain else box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 2 if plain else 1, 0, 0),
-    )
 
 
 def _line(head: str, text: str, style: str, *, plain: bool) -> Text:

@@ -132,7 +132,7 @@ def diff(
             images=images,
             seed=seed or 0,
             batch_sizes=sizes,
-            pace=Pace(seconds, rounds, min(Pace.warm_seconds, seconds), seed or 0, launches),
+            pace=Pace.of(2, seconds, rounds, launches, seed or 0),
             with_floor=bool(DISTURBED & set(gates)),
             progress=progress,
         )
@@ -232,7 +232,7 @@ def keep_baseline(
         images=images,
         seed=seed,
         batch_sizes=tuple(batch_sizes),
-        pace=Pace(seconds, rounds, min(Pace.warm_seconds, seconds), seed, launches),
+        pace=Pace.of(1, seconds, rounds, launches, seed),
         command=shlex.join(words),
         progress=progress,
     )

@@ -128,6 +128,20 @@ class Candidate:
             self.entry.notes.append(text)
 
 
+def require_metadata(name: str, metadata: ModelMetadata | None) -> ModelMetadata:
+    """What an artifact can't be asked without.
+
+    Raises:
+        InputError: it carries none.
+    """
+    if metadata is None:
+        raise InputError(
+            f"'{name}' carries no labels and no preprocessing",
+            "export its model with this toolkit, or measure its speed alone with `toolkit bench`",
+        )
+    return metadata
+
+
 def _calibration_of(entry: Entry) -> Provenance | None:
     """What the passport tells of an engine's calibration; None without one, or of one for another file."""
     try:

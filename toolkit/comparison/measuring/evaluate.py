@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import InputError, ToolkitError
+from engines.errors import ToolkitError
 from engines.preprocess import Preprocess
 from engines.progress import Progress
 from toolkit.benchmarking.process import WorkerProcess
 from toolkit.comparison.accuracy.answers import Answers, Labels
-from toolkit.comparison.measuring.candidate import Candidate
+from toolkit.comparison.measuring.candidate import Candidate, require_metadata
 from toolkit.comparison.measuring.pictures import pictures_of
 from toolkit.comparison.measuring.plan import Entry, Plan
 from toolkit.comparison.records.record import DataFacts
@@ -191,12 +191,8 @@ def _candidates(
         if not entry.runs:
             continue
         try:
-            if entry.metadata is None:
-                raise InputError(
-                    f"'{name}' carries no labels and no preprocessing",
-                    "export its model with this toolkit, or measure its speed alone with `toolkit bench`",
-                )
-            found[name] = Candidate(entry, entry.metadata, workers[name], dataset, indices)
+            metadata = require_metadata(name, entry.metadata)
+            found[name] = Candidate(entry, metadata, workers[name], dataset, indices)
         except ToolkitError as error:
             entry.error = error
     if not found:
