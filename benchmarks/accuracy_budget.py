@@ -42,7 +42,7 @@ def other_units(source: Path, target: Path) -> None:
             values = onnx.numpy_helper.to_array(tensor).copy()
             values[:, 0] /= UNITS
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    write_metadata(model, replace(metadata, preprocess=preprocess))
+    write_metadata(model, replace(metadata, pictures=preprocess))
     save_graph(model, target)
 
 

@@ -126,7 +126,7 @@ def with_input_size(checkpoint: Checkpoint, height: int, width: int) -> Checkpoi
     """
     preprocess = replace(checkpoint.metadata.preprocess, height=height, width=width)
     check_input(checkpoint.module, preprocess, checkpoint.metadata.architecture)
-    return replace(checkpoint, metadata=replace(checkpoint.metadata, preprocess=preprocess))
+    return replace(checkpoint, metadata=replace(checkpoint.metadata, pictures=preprocess))
 
 
 @torch.no_grad()

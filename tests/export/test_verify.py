@@ -116,7 +116,7 @@ def test_weights_that_are_off_by_a_little_fail(
 
 
 def test_another_mean_in_a_graph_that_normalises_itself_fails(module: nn.Module) -> None:
-    other = replace(METADATA, preprocess=replace(METADATA.preprocess, mean=(0.485, 0.456, 0.405)))
+    other = replace(METADATA, pictures=replace(METADATA.preprocess, mean=(0.485, 0.456, 0.405)))
     pixels = to_onnx(module, other, uint8_input=True)
     assert not verify(module, pixels, METADATA, batch_sizes=(2,)).passed
 
@@ -152,7 +152,7 @@ def test_nan_another_shape_and_several_outputs_fail(module: nn.Module, graph: on
 
 
 def test_a_graph_for_another_size_fails(module: nn.Module, graph: onnx.ModelProto) -> None:
-    other = replace(METADATA, preprocess=Preprocess(SIZE, SIZE + 4))
+    other = replace(METADATA, pictures=Preprocess(SIZE, SIZE + 4))
     assert "the graph's input is input: float32" in verify(module, graph, other, batch_sizes=(2,)).problems[0]
 
 

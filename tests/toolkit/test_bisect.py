@@ -131,7 +131,7 @@ def test_graphs_without_preprocessing_or_with_two_kinds_of_it_are_refused(hard: 
     metadata = read_metadata(model)
     assert metadata is not None
     other = hard.graph.with_name("other.onnx")
-    write_metadata(model, replace(metadata, preprocess=replace(metadata.preprocess, mean=(0.1, 0.1, 0.1))))
+    write_metadata(model, replace(metadata, pictures=replace(metadata.preprocess, mean=(0.1, 0.1, 0.1))))
     save_graph(model, other)
     with pytest.raises(GraphError, match="in two ways"):
         bisect(hard.graph, other, hard.data)

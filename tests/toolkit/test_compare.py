@@ -164,7 +164,7 @@ def test_artifacts_of_different_input_sizes_see_the_same_images_each_in_its_own_
     model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("big", 1, ["batch", 3, 32, 32]))
     pool = onnx.helper.make_node("AveragePool", ["big"], ["input"], "halve", kernel_shape=[2, 2], strides=[2, 2])
     model.graph.node.insert(0, pool)
-    onnx.helper.set_model_props(model, {METADATA_KEY: replace(METADATA, preprocess=spec).dumps()})
+    onnx.helper.set_model_props(model, {METADATA_KEY: replace(METADATA, pictures=spec).dumps()})
     onnx.save(model, tmp_path / "big.onnx")
     result = compare([folder / "a.onnx", tmp_path / "big.onnx"], data, batch_sizes=())
     assert result.rows[1].accuracy.agreement.rate == 1.0

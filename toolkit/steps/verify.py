@@ -98,7 +98,7 @@ def _at_size(metadata: ModelMetadata, model: "onnx.ModelProto", path: Path) -> M
             f"'{path}' takes {spec or 'nothing'}, not images of a fixed size", "export it with `toolkit export`"
         )
     height, width = (fixed[0], fixed[1]) if spec.dtype == "uint8" else (fixed[1], fixed[2])
-    return replace(metadata, preprocess=replace(metadata.preprocess, height=height, width=width))
+    return replace(metadata, pictures=replace(metadata.preprocess, height=height, width=width))
 
 
 def _differences(checkpoint: ModelMetadata, graph: ModelMetadata | None) -> list[str]:

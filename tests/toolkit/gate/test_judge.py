@@ -213,7 +213,7 @@ def test_what_a_caller_relies_on_may_not_change(change, text):
         (replace(METADATA, labels=("a", *METADATA.labels[1:])), "class 0 was 'class 0' and is 'a'"),
         (replace(METADATA, labels=METADATA.labels[1:]), "had 5 classes and has 4"),
         (replace(METADATA, uint8_input=True), "took normalised values and takes raw pixels"),
-        (replace(METADATA, preprocess=Preprocess(16, 16)), "preprocessing: resize was stretch and is crop"),
+        (replace(METADATA, pictures=Preprocess(16, 16)), "preprocessing: resize was stretch and is crop"),
     ],
 )  # fmt: skip
 def test_neither_may_its_classes_and_preprocessing(model, text):
