@@ -5,7 +5,11 @@
 2. Biases stay float. Nothing is put between a convolution and its activation, nor on graph outputs.
 3. Where a branch joins the result of a convolution (a residual Add), the branch is quantised and the result isn't,
    so that the Add becomes part of the convolution. A Concat is quantised by whoever reads it.
-4. MaxPool, ReLU, Reshape, pooling, LRN are left alone: the library moves Q over those that it can run in int8.
+4. MaxPool, ReLU, Reshape, pooling, LRN are left alone: the library moves Q over those that it can run in int8. One
+   exception, of INT8: a MaxPool between quantised readers of what it reads and of what it makes (the pool branch of
+   an Inception block) reads the dequantised tensor, which changes no value. Otherwise the library moves the Q behind
+   it over it and over the pool before it, which is then computed twice (seen in plans of TensorRT for RTX 1.7). In
+   FP8 it moves no Q over a pool, and computes none twice.
 5. Scales are numbers that float16 holds exactly, because the remainder of the graph is float16.
 6. Matrix products, their dequantised inputs and the activations behind them stay float32. In half precision
    TensorRT for RTX 1.7 writes the sums of an INT8 product as float16 before it scales them, and multiplies
@@ -21,7 +25,7 @@
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -76,10 +80,13 @@ def weight_axis(node: onnx.NodeProto, dimensions: int) -> int:
 
 def place(editor: Editor, ranges: Ranges, table: CalibrationTable, keep: Collection[str]) -> None:
     """Quantise every convolution and matrix product but those in ``keep``."""
+    pairs: dict[str, str] = {}  # the dequantised tensors that don't stay wide
 
     def quantised(tensor: str, *, wide: bool = False) -> str:
         found = table.range_of(ranges.root(tensor))
-        return editor.pair(tensor, symmetric(found, table.precision), wide=wide)
+        pair = editor.pair(tensor, symmetric(found, table.precision), wide=wide)
+        pairs.update({} if wide else {tensor: pair})
+        return pair
 
     def stay_wide(node: onnx.NodeProto) -> None:
         for member in (node, *ranges.following(node)):
@@ -111,6 +118,29 @@ def place(editor: Editor, ranges: Ranges, table: CalibrationTable, keep: Collect
             skip = branch(original, ranges, keep)
             if skip is not None:
                 editor.rename_input(editor.node(original), skip, quantised(skip))
+
+    if table.precision == "int8":
+        _pool_integers(editor, ranges, keep, pairs)
+
+
+def _pool_integers(editor: Editor, ranges: Ranges, keep: Collection[str], pairs: Mapping[str, str]) -> None:
+    """Rule 4's exception: let a MaxPool between quantised readers read one of ``pairs``, the dequantised tensors."""
+    for pool in ranges.nodes:
+        if pool.op_type == "MaxPool" and pool.input[0] in pairs and _for_integers(pool, ranges, keep):
+            editor.rename_input(editor.node(pool), pool.input[0], pairs[pool.input[0]])
+
+
+def _for_integers(pool: onnx.NodeProto, ranges: Ranges, keep: Collection[str]) -> bool:
+    """Whether all that read what a MaxPool makes are quantised convolutions."""
+    readers = ranges.consumers.get(pool.output[0], [])
+    return (
+        bool(readers)
+        and not ranges.is_output(pool.output[0])
+        and all(
+            node.op_type in {"Conv", "ConvTranspose"} and ranges.is_weighted(node) and label(node) not in keep
+            for node in readers
+        )
+    )
 
 
 def branch(node: onnx.NodeProto, ranges: Ranges, keep: Collection[str]) -> str | None:

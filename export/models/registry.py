@@ -1,41 +1,41 @@
 """The networks by name, and the way back: from the keys and shapes of a state dict to the name.
 
-Importing this is cheap: factories are import strings, resolved by :func:`build`.
+Importing this is cheap: factories are import strings, resolved by :func:`build`. A state dict is recognised with and
+without the counters of its batch normalisations (``num_batches_tracked``, which published files often lack), and with
+and without parts that only training has (GoogLeNet's auxiliary heads).
 """
 
 import difflib
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engines.errors import CheckpointError, InputError
 from engines.optional import require
 from engines.preprocess import Preprocess
+from export.models.specs import ARCHITECTURES, ArchitectureSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+__all__ = [
+    "ARCHITECTURES",
+    "ArchitectureSpec",
+    "Recognition",
+    "architecture",
+    "build",
+    "build_empty",
+    "completed",
+    "empty_for",
+    "preprocess_for",
+    "recognise",
+    "rename",
+]
+
 Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ArchitectureSpec:
-    """One network of the registry.
-
-    Attributes:
-        name: what ``--architecture`` takes.
-        factory: ``module:Class``; the class takes ``(classes, channels)``.
-        preprocess: input size, channels and normalisation that a checkpoint without metadata is given.
-        description: one line.
-    """
-
-    name: str
-    factory: str
-    preprocess: Preprocess
-    description: str
 
 
 @dataclass(frozen=True)
@@ -51,39 +51,6 @@ class Recognition:
     name: str
     classes: int
     channels: int
-
-
-_GREY = Preprocess(224, 224, channels=1, resize="stretch", mean=(0.0,), std=(1.0,))
-
-ARCHITECTURES: Mapping[str, ArchitectureSpec] = {
-    spec.name: spec
-    for spec in (
-        ArchitectureSpec(
-            "alexnet",
-            "export.models.alexnet:AlexNet",
-            Preprocess(224, 224),
-            "torchvision's AlexNet: 64-192-384-256-256, adaptive 6×6 pool",
-        ),
-        ArchitectureSpec(
-            "alexnet-2012",
-            "export.models.alexnet:AlexNet2012",
-            Preprocess(227, 227, crop_fraction=227 / 256),
-            "the paper's AlexNet: two groups, local response normalisation, 227×227",
-        ),
-        ArchitectureSpec(
-            "alexnet-single",
-            "export.models.alexnet:AlexNetSingle",
-            Preprocess(227, 227, crop_fraction=227 / 256),
-            "one tower of the paper's widths, no LRN, 227×227 (conv1 … lostlayer)",
-        ),
-        ArchitectureSpec(
-            "alexnet-d2l",
-            "export.models.alexnet:AlexNetD2L",
-            _GREY,
-            "flat Sequential for greyscale 224×224",
-        ),
-    )
-}
 
 
 def architecture(name: str) -> ArchitectureSpec:
@@ -131,8 +98,8 @@ def build(name: str, classes: int, channels: int | None = None) -> "nn.Module":
         raise InputError(f"{name} needs at least one class, got {classes}", "check --classes")
     require("torch", f"Building {name}", "export")
     module, _, attribute = spec.factory.partition(":")
-    factory: Callable[[int, int], nn.Module] = getattr(importlib.import_module(module), attribute)
-    return factory(classes, channels or spec.preprocess.channels)
+    factory: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
+    return factory(classes, channels or spec.preprocess.channels, **spec.options)
 
 
 def build_empty(name: str, classes: int, channels: int | None = None) -> "nn.Module":
@@ -140,6 +107,19 @@ def build_empty(name: str, classes: int, channels: int | None = None) -> "nn.Mod
     torch = require("torch", f"Building {name}", "export")
     with torch.device("meta"):
         return build(name, classes, channels)
+
+
+def empty_for(recognition: Recognition, state: Collection[str]) -> "nn.Module":
+    """The network without storage whose keys are those of a recognised and completed state dict.
+
+    Args:
+        recognition: what the state dict is.
+        state: its keys. Training-only parts that it lacks are taken out of the network.
+    """
+    module = build_empty(recognition.name, recognition.classes, recognition.channels)
+    for part in _absent(recognition.name, state):
+        setattr(module, part, None)
+    return module
 
 
 def recognise(state: Mapping[str, "torch.Tensor"]) -> Recognition:
@@ -151,9 +131,10 @@ def recognise(state: Mapping[str, "torch.Tensor"]) -> Recognition:
     Raises:
         CheckpointError: none fits; the cause says what was found, the remedy what the nearest lack.
     """
-    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    for name in ARCHITECTURES:
-        if match := _match(name, found):
+    found = _found(state)
+    for name, spec in ARCHITECTURES.items():
+        count = sum(not _belongs(key, spec.training_only) for key in found)
+        if spec.tensors in {None, count} and (match := _match(name, found)):
             return match
     raise CheckpointError(f"no known architecture fits: {describe(found)}", _nearest(found))
 
@@ -163,18 +144,48 @@ def rename(name: str, state: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.T
 
     For a network that was named by the user: the same layers saved under other names. Keys that fit already stay.
 
+    Returns:
+        The state dict, :func:`completed`.
+
     Raises:
         CheckpointError: the shapes differ.
     """
-    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    found = _found(state)
     if _match(name, found):
-        return dict(state)
-    keys = list(_template(architecture(name).name).shapes)
-    if len(keys) == len(found) and _match(name, dict(zip(keys, found.values(), strict=True))):
-        return dict(zip(keys, state.values(), strict=True))
+        return completed(state)
+    if (keys := _keys_in_order(architecture(name).name, found)) is not None:
+        return completed({key: state[old] for key, old in zip(keys, found, strict=True)})
     raise CheckpointError(
         f"the weights are not those of {name}: {describe(found)}", f"{name}: {_difference(name, found)}"
     )
+
+
+def completed(state: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """A recognised state dict with the counters that its batch normalisations lack, at zero."""
+    torch = require("torch", "Loading a checkpoint", "export")
+    counters = (key.removesuffix(_MEAN) + _COUNTER for key in state if key.endswith(_MEAN))
+    return {**{key: torch.zeros((), dtype=torch.int64) for key in counters if key not in state}, **state}
+
+
+_MEAN, _COUNTER = ".running_mean", ".num_batches_tracked"
+
+
+def _found(state: Mapping[str, "torch.Tensor"]) -> dict[str, Shape]:
+    """The shapes of a state dict's tensors but the counters of its batch normalisations."""
+    return {
+        key: tuple(tensor.shape)
+        for key, tensor in state.items()
+        if not (key.endswith(_COUNTER) and key.removesuffix(_COUNTER) + _MEAN in state)
+    }
+
+
+def _belongs(key: str, parts: Collection[str]) -> bool:
+    return key.partition(".")[0] in parts
+
+
+def _absent(name: str, found: Collection[str]) -> frozenset[str]:
+    """The training-only parts of an architecture of which a state dict has no key."""
+    return frozenset(part for part in architecture(name).training_only if not any(_belongs(k, {part}) for k in found))
 
 
 @dataclass(frozen=True)
@@ -186,25 +197,34 @@ class _Template:
     channel_axes: frozenset[tuple[str, int]]
 
 
+_CLASSES, _CHANNELS = 1013, 997
+"""Sizes that no layer has otherwise: an axis of one of them counts that."""
+
+
 @functools.cache
-def _template(name: str) -> _Template:
-    # Two numbers that no layer's width has: an axis that changes with one of them counts that.
-    base, classes, channels = (_shapes(name, *numbers) for numbers in ((1013, 7), (1019, 7), (1013, 5)))
-    return _Template(base, _changed(base, classes), _changed(base, channels))
+def _template(name: str, absent: frozenset[str] = frozenset()) -> _Template:
+    """The template of an architecture without some of its training-only parts."""
+    if absent:
+        whole = _template(name)
+        shapes = {key: shape for key, shape in whole.shapes.items() if not _belongs(key, absent)}
+    else:
+        shapes = _found(build_empty(name, _CLASSES, _CHANNELS).state_dict())
+    return _Template(shapes, _axes(shapes, _CLASSES), _axes(shapes, _CHANNELS))
 
 
-def _shapes(name: str, classes: int, channels: int) -> dict[str, Shape]:
-    return {key: tuple(value.shape) for key, value in build_empty(name, classes, channels).state_dict().items()}
-
-
-def _changed(before: Mapping[str, Shape], after: Mapping[str, Shape]) -> frozenset[tuple[str, int]]:
+def _axes(shapes: Mapping[str, Shape], wanted: int) -> frozenset[tuple[str, int]]:
     return frozenset(
-        (key, axis) for key, shape in before.items() for axis, size in enumerate(shape) if after[key][axis] != size
+        (key, axis) for key, shape in shapes.items() for axis, size in enumerate(shape) if size == wanted
     )
 
 
+def _fitting(name: str, found: Collection[str]) -> _Template:
+    """The template with those training-only parts that a state dict has."""
+    return _template(name, _absent(name, found))
+
+
 def _match(name: str, found: Mapping[str, Shape]) -> Recognition | None:
-    template = _template(name)
+    template = _fitting(name, found)
     if template.shapes.keys() != found.keys() or _mismatched(template, found):
         return None
     counts = [{found[key][axis] for key, axis in axes} for axes in (template.class_axes, template.channel_axes)]
@@ -212,6 +232,15 @@ def _match(name: str, found: Mapping[str, Shape]) -> Recognition | None:
         return None
     classes, channels = (sizes.pop() for sizes in counts)
     return Recognition(name, classes, channels) if channels in {1, 3} else None
+
+
+def _keys_in_order(name: str, found: Mapping[str, Shape]) -> list[str] | None:
+    """The architecture's keys when the shapes found, in their order, are its own; None otherwise."""
+    for absent in {frozenset[str](), frozenset(architecture(name).training_only)}:
+        keys = list(_template(name, absent).shapes)
+        if len(keys) == len(found) and _match(name, dict(zip(keys, found.values(), strict=True))):
+            return keys
+    return None
 
 
 def _mismatched(template: _Template, found: Mapping[str, Shape]) -> list[str]:
@@ -237,8 +266,7 @@ def describe(found: Mapping[str, Shape]) -> str:
 
 def _nearest(found: Mapping[str, Shape]) -> str:
     for name in ARCHITECTURES:
-        keys = list(_template(name).shapes)
-        if len(keys) == len(found) and _match(name, dict(zip(keys, found.values(), strict=True))):
+        if _keys_in_order(name, found) is not None:
             return f"the shapes are those of {name} under other names: if it is that, give --architecture {name}"
     ranked = sorted(ARCHITECTURES, key=lambda name: -_likeness(name, found))[:2]
     if not _likeness(ranked[0], found):
@@ -248,7 +276,7 @@ def _nearest(found: Mapping[str, Shape]) -> str:
 
 def _likeness(name: str, found: Mapping[str, Shape]) -> float:
     """The share of tensors that fit by key and shape; a key alone or a shape alone counts half."""
-    template = _template(name)
+    template = _fitting(name, found)
     wrong = set(_mismatched(template, found))
     common = template.shapes.keys() & found.keys()
     by_shape = set(template.shapes.values()) & set(found.values())
@@ -257,7 +285,7 @@ def _likeness(name: str, found: Mapping[str, Shape]) -> float:
 
 
 def _difference(name: str, found: Mapping[str, Shape]) -> str:
-    template = _template(name)
+    template = _fitting(name, found)
     wrong = _mismatched(template, found)
     parts = [
         _listed("missing", [key for key in template.shapes if key not in found]),

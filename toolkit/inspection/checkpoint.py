@@ -1,12 +1,17 @@
-"""A checkpoint: its network layer by layer, with output shapes, parameters and multiply-accumulates."""
+"""A checkpoint: its network layer by layer, with output shapes, parameters and multiply-accumulates.
 
-from collections.abc import Callable
+What is counted is what runs when the network is evaluated, which is what is exported. Parts that only training runs
+(GoogLeNet's auxiliary heads) are named apart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.optional import require
 from engines.preprocess import Preprocess
+from engines.tensors import TensorSpec
 from toolkit.inspection.report import (
     Facts,
     Report,
@@ -17,9 +22,12 @@ from toolkit.inspection.report import (
     short_digest,
     size_text,
 )
+from toolkit.loading import metadata_beside
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from export.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,22 +49,27 @@ class LayerRow:
     macs: int
 
 
-def inspect_checkpoint(path: Path, *, trust_pickle: bool = False) -> Report:
+def inspect_checkpoint(path: Path, *, trust_pickle: bool = False, model: str | None = None) -> Report:
     """Describe a checkpoint.
 
     Raises:
         CheckpointError: it is damaged or not recognised.
         MissingLibraryError: PyTorch is not installed.
     """
-    require("torch", "Inspecting a checkpoint", "export")
+    torch = require("torch", "Inspecting a checkpoint", "export")
     from export.checkpoint import load_checkpoint
+    from export.sources.safetensors import header_notes
 
-    checkpoint = load_checkpoint(path, trust_pickle=trust_pickle)
+    checkpoint = load_checkpoint(path, trust_pickle=trust_pickle, model=model, known=metadata_beside(path))
     metadata = checkpoint.metadata
-    layers = layer_table(checkpoint.module, metadata.preprocess)
-    parameters = sum(parameter.numel() for parameter in checkpoint.module.parameters())
-    macs = sum(layer.macs for layer in layers)
-    found = "recognised by its keys and shapes" if checkpoint.recognised else "stored in the checkpoint"
+    module = checkpoint.module
+    # A program's convolutions are operators of its graph, and no layers.
+    program = isinstance(module, torch.fx.GraphModule)
+    layers = [] if program else layer_table(module, metadata.pictures or metadata.taken)
+    dropped = training_only(module, metadata.architecture)
+    parameters = sum(parameter.numel() for parameter in module.parameters()) - sum(dropped.values())
+    macs = sum(layer.macs for layer in layers) if layers else None
+    found = _origin(checkpoint, model)
     facts = Facts(
         "checkpoint",
         (
@@ -64,8 +77,11 @@ def inspect_checkpoint(path: Path, *, trust_pickle: bool = False) -> Report:
             ("size", size_text(path.stat().st_size)),
             ("architecture", f"{metadata.architecture} ({found})"),
             ("parameters", count_text(parameters)),
-            ("multiply-accumulates", f"{count_text(macs)} an image (convolutions and linear layers)"),
+            *_dropped_facts(dropped),
+            ("multiply-accumulates", _macs_text(macs)),
             ("weights", short_digest(checkpoint.digest)),
+            *(("note", note) for note in checkpoint.notes),
+            *((f"header: {key}", text) for key, text in header_notes(path).items()),
         ),
     )
     table = Table(
@@ -76,17 +92,19 @@ def inspect_checkpoint(path: Path, *, trust_pickle: bool = False) -> Report:
             for row in layers
         ),
         frozenset({3, 4}),
-        ("total", "", "", count_text(parameters), count_text(macs)),
+        ("total", "", "", count_text(parameters), "" if macs is None else count_text(macs)),
     )
     training = dict(checkpoint.training or {})
-    sections: list[Facts | Table] = [facts, metadata_facts(metadata), table]
+    sections: list[Facts | Table] = [facts, metadata_facts(metadata), *([table] if layers else [])]
     if training:
-        sections.append(Facts("training", tuple(flatten(training))))
+        told = {key: learned_ranges(item) if key == "calibration" else item for key, item in training.items()}
+        sections.append(Facts("training", tuple(flatten(told))))
     value = {
         "architecture": metadata.architecture,
         "recognised": checkpoint.recognised,
         "weights": checkpoint.digest,
         "parameters": parameters,
+        "training_only": dropped,
         "macs": macs,
         "layers": [asdict(row) for row in layers],
         "metadata": metadata.to_json(),
@@ -95,11 +113,60 @@ def inspect_checkpoint(path: Path, *, trust_pickle: bool = False) -> Report:
     return Report("checkpoint", path, tuple(sections), value)
 
 
-def layer_table(module: "nn.Module", preprocess: Preprocess) -> list[LayerRow]:
+def _origin(checkpoint: "Checkpoint", model: str | None) -> str:
+    """Where the architecture is known from."""
+    if checkpoint.own_code:
+        return f"the code of --model {model}"
+    if checkpoint.recognised:
+        return "recognised by its keys and shapes"
+    return "stored in the checkpoint" if checkpoint.carries_metadata else "its own code, in the file"
+
+
+def learned_ranges(table: Any) -> str:
+    """A line about the calibration table that quantisation-aware training keeps in its record."""
+    from calibration.table import CalibrationTable
+
+    return CalibrationTable.from_json(table, "the checkpoint's calibration table").summary()
+
+
+def training_only(module: "nn.Module", architecture: str) -> dict[str, int]:
+    """The parts of a network that only training runs, and how many parameters each has."""
+    from export.models.registry import ARCHITECTURES
+
+    spec = ARCHITECTURES.get(architecture)
+    parts = {name: getattr(module, name, None) for name in (spec.training_only if spec else ())}
+    return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items() if part}
+
+
+def _dropped_facts(dropped: Mapping[str, int]) -> list[tuple[str, str]]:
+    if not dropped:
+        return []
+    return [
+        (
+            "training only",
+            f"{count_text(sum(dropped.values()))} parameters more in {' and '.join(dropped)}, which export drops",
+        )
+    ]
+
+
+def _macs_text(macs: int | None) -> str:
+    if macs is None:
+        return "unknown: the network runs as one graph, its layers aren't seen"
+    return f"{count_text(macs)} an image (convolutions and linear layers)"
+
+
+def layer_table(module: "nn.Module", takes: Preprocess | Sequence[TensorSpec]) -> list[LayerRow]:
     """Run one blank image through ``module`` and note what each leaf layer made of it.
 
     Multiply-accumulates are those of convolutions (output elements × kernel area × input channels
     a group) and linear layers (output elements × input features); other layers count as none.
+
+    Args:
+        module: the network, on any device; on the meta device this costs nothing.
+        takes: the preprocessing of its pictures, or the specs of its inputs, batch first.
+
+    Returns:
+        A row a layer that ran; none where the network's layers can't be watched.
     """
     torch = require("torch", "Inspecting a checkpoint", "export")
     rows: dict[str, tuple[str, tuple[int, ...], int]] = {}
@@ -118,9 +185,8 @@ def layer_table(module: "nn.Module", preprocess: Preprocess) -> list[LayerRow]:
         for name, layer in layers.items():
             hooks.append(layer.register_forward_hook(watch(name, layer)))
         parameter = next(module.parameters(), torch.zeros(0))
-        shape = (1, preprocess.channels, preprocess.height, preprocess.width)
         with torch.inference_mode():
-            module.eval()(torch.zeros(shape, dtype=parameter.dtype, device=parameter.device))
+            module.eval()(*_one_sample(takes, parameter))
     finally:
         for handle in hooks:
             handle.remove()
@@ -131,6 +197,17 @@ def layer_table(module: "nn.Module", preprocess: Preprocess) -> list[LayerRow]:
         counted.update(map(id, own))
         result.append(LayerRow(name or "(the module)", kind, output, sum(p.numel() for p in own), macs))
     return result
+
+
+def _one_sample(takes: Preprocess | Sequence[TensorSpec], like: "Tensor") -> "tuple[Tensor, ...]":
+    import torch
+
+    if isinstance(takes, Preprocess):
+        shape = (1, takes.channels, takes.height, takes.width)
+        return (torch.zeros(shape, dtype=like.dtype, device=like.device),)
+    from export.signature import example
+
+    return tuple(value.to(like.device) for value in example(takes, 1))
 
 
 def _macs(layer: "nn.Module", inputs: tuple["Tensor", ...], output: Any) -> int:
