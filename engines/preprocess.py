@@ -6,31 +6,28 @@ array of the model's size, and :meth:`Preprocess.normalise` turns such pixels in
 the network sees. A graph exported with ``--uint8-input`` does the second half itself.
 """
 
-import io
-import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import DataError, InputError
+from engines.errors import InputError
 from engines.files import digest_bytes
 from engines.optional import require
+from engines.pictures import MAX_BYTES, MAX_PIXELS, ImageLike, NamedBytes, open_image
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image"
-
-MAX_PIXELS = 178_956_970
-"""The largest picture that is decoded (width times height): Pillow's own limit for a decompression bomb."""
-
-MAX_BYTES = 512 << 20
-"""The largest encoded picture that is read: what :data:`MAX_PIXELS` take in 8-bit RGB without any compression."""
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "ImageLike",
+    "Interpolation",
+    "NamedBytes",
+    "Preprocess",
+    "Resize",
+    "open_image",
+]
 
 Resize = Literal["stretch", "crop"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -80,7 +77,7 @@ class Preprocess:
             raise InputError(f"bad preprocessing: {problem}", "correct the model's preprocessing metadata")
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
-        """Decode, orient, convert and resize one image.
+        """Decode, orient, convert and resize one image; :mod:`engines.pictures` says how each kind is read.
 
         Args:
             image: a path, encoded bytes, a PIL image, or a uint8 array [H, W], [H, W, 1] or [H, W, 3] (RGB).
@@ -91,7 +88,7 @@ class Preprocess:
         Raises:
             DataError: the picture is damaged, too large or of an unusable type.
         """
-        pil = self._convert(open_image(image))
+        pil = open_image(image).convert("RGB" if self.channels == 3 else "L")
         target = (self.width, self.height)
         module = require("PIL.Image", "Resizing images", "data")
         method = module.Resampling[self.interpolation.upper()]
@@ -159,91 +156,3 @@ class Preprocess:
             raise InputError(
                 f"bad preprocessing metadata: {error}", "export the model again with this version of toolkit"
             ) from error
-
-    def _convert(self, image: "Image") -> "Image":
-        if image.mode == "F":
-            raise DataError(
-                "a picture of floating-point values has no scale to display it in", "convert it to 8 bits"
-            )
-        if image.mode in {"I;16", "I;16L", "I;16B", "I;16N", "I"}:  # 16-bit greyscale: keep the high byte
-            image = _from_array((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-        if image.mode in {"LA", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
-            image = image.convert("RGBA")
-            module = require("PIL.Image", "Decoding images", "data")
-            white = module.new("RGBA", image.size, (255, 255, 255, 255))
-            image = module.alpha_composite(white, image)
-        return image.convert("RGB" if self.channels == 3 else "L")
-
-
-def open_image(image: ImageLike) -> "Image":
-    """Open any image as a decoded PIL image, turned upright by its EXIF orientation.
-
-    What is too large is refused by its size and its header, before it is decoded.
-
-    Raises:
-        DataError: it is damaged, larger than :data:`MAX_PIXELS` or :data:`MAX_BYTES`, or no image at all.
-    """
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
-    module = require("PIL.Image", "Decoding images", "data")
-    if isinstance(image, module.Image):
-        return _decode(image, "the image")
-    if not isinstance(image, str | bytes | os.PathLike):
-        raise DataError(
-            f"a {type(image).__name__} is not an image", "give a path, encoded bytes, a PIL image or a uint8 array"
-        )
-    name = "the image" if isinstance(image, bytes) else f"'{os.fspath(image)}'"
-    try:
-        size = len(image) if isinstance(image, bytes) else _file_size(Path(image), name)
-        if size > MAX_BYTES:
-            raise DataError(f"{name} is too large: {size >> 20} MiB", f"give pictures of up to {MAX_BYTES >> 20} MiB")
-        with module.open(io.BytesIO(image) if isinstance(image, bytes) else Path(image)) as pil:
-            return _decode(pil, name)
-    except (OSError, ValueError, SyntaxError, Warning, module.DecompressionBombError) as error:
-        raise _damaged(name, error) from error
-
-
-def _file_size(path: Path, name: str) -> int:
-    """In bytes; raises DataError for a pipe, which would be waited for, and for a device, which has no end."""
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
-        raise DataError(f"can't read {name} as an image: it is a pipe or a device", "give the path of a file")
-    return facts.st_size
-
-
-def _decode(pil: "Image", name: str) -> "Image":
-    """The picture's first frame, decoded, upright, and independent of the file.
-
-    Pillow's warnings are left alone: suppressing them changes the filters of the whole process, which
-    goes wrong when several threads decode.
-    """
-    if pil.width * pil.height > MAX_PIXELS:
-        raise DataError(f"{name} is too large: {pil.width}x{pil.height} pixels", "shrink it before")
-    ops = require("PIL.ImageOps", "Decoding images", "data")
-    try:
-        pil.load()
-        upright: Image = ops.exif_transpose(pil)
-    except Exception as error:  # decoders raise what they like on damaged data: struct.error, EOFError, ...
-        raise _damaged(name, error) from error
-    return upright
-
-
-def _from_array(array: NDArray[Any]) -> "Image":
-    if array.dtype != np.uint8 or array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in {1, 3}):
-        raise DataError(
-            f"an image array must be uint8 [H, W], [H, W, 1] or [H, W, 3], got {array.dtype} {list(array.shape)}",
-            "convert it before",
-        )
-    if 0 in array.shape:
-        raise DataError(f"an image array is empty: {list(array.shape)}", "give an image with pixels")
-    module = require("PIL.Image", "Decoding images", "data")
-    squeezed = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    image: Image = module.fromarray(np.ascontiguousarray(squeezed))
-    return image
-
-
-def _damaged(name: str, error: Exception) -> DataError:
-    # Pillow would tell of the object that it was given: of bytes, an address in memory.
-    known = {"FileNotFoundError": "no such file", "UnidentifiedImageError": "it is of no format that Pillow knows"}
-    reason = known.get(type(error).__name__) or str(error) or type(error).__name__
-    return DataError(f"can't read {name} as an image: {reason}", "replace or remove the file")

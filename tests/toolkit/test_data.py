@@ -1,15 +1,20 @@
+import io
+import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from engines.errors import DataError, InputError
-from engines.preprocess import Preprocess
-from tests.toolkit.pictures import folder
+from engines.preprocess import ImageLike, Preprocess
+from tests.toolkit.pictures import folder, picture
 from toolkit.data import Dataset, PreprocessHint, Split, align_labels, choose, open_dataset, suggest_preprocess
-from toolkit.data.batches import float_batches, pixel_batches
+from toolkit.data.batches import MOST_THREADS, decoding_threads, float_batches, pixel_batches
 
 SMALL = Preprocess(8, 8, resize="stretch")
 
@@ -109,6 +114,38 @@ def test_batches_hold_the_chosen_images_in_order(threads: int, batch_size: int) 
     assert np.array_equal(pixels, np.repeat(np.asarray(data.images)[indices][..., None], 3, axis=3))
 
 
+def test_pictures_may_be_of_any_form_and_each_is_read_in_its_turn(tmp_path: Path) -> None:
+    array = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    (tmp_path / "1.png").write_bytes(picture(3))
+    images = (picture(1), tmp_path / "1.png", array, Image.open(io.BytesIO(picture(2))))
+    split = Split(images, np.arange(4))
+    (pixels, labels), = pixel_batches(split.subset(np.array([3, 0, 2, 1])), SMALL, 9)  # fmt: skip
+    assert labels.tolist() == [3, 0, 2, 1]
+    assert np.array_equal(pixels, np.stack([SMALL.pixels(images[i]) for i in (3, 0, 2, 1)]))
+    other = Split((picture(9), *images[1:]), np.arange(4))
+    assert split.identity() == Split(images, np.zeros(4, np.int64)).identity() != other.identity()
+    images[3].close()
+
+
+def test_as_many_threads_decode_as_the_process_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
+    assert decoding_threads() == 5
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(200)), raising=False)
+    assert decoding_threads() == MOST_THREADS
+    used: set[str] = set()
+
+    class Watched(Split):
+        def image(self, index: int) -> ImageLike:
+            used.add(threading.current_thread().name)
+            time.sleep(0.002)
+            return super().image(index)
+
+    split = Watched(np.zeros((100, 4, 4), np.uint8), np.zeros(100, np.int64))
+    assert len(list(pixel_batches(split, SMALL, 40))) == 3
+    assert len(used) > 4
+    assert threading.current_thread().name not in used
+
+
 def test_float_batches_are_the_pixels_normalised() -> None:
     data = open_dataset("digits").test
     indices = np.arange(5)
@@ -123,7 +160,7 @@ def test_no_more_than_two_batches_are_decoded_ahead(tmp_path: Path) -> None:
     seen: list[int] = []
 
     class Watched(Split):
-        def image(self, index: int) -> Path | np.ndarray:
+        def image(self, index: int) -> ImageLike:
             seen.append(index)
             return super().image(index)
 

@@ -9,7 +9,7 @@ from toolkit.data import PreprocessHint, open_dataset
 from toolkit.data.folder import count_pictures, existing_pictures
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM"])
 def test_a_folder_of_class_folders_is_split_by_class(tmp_path: Path, kind: str) -> None:
     data = open_dataset(folder(tmp_path / "pets", count=5, kind=kind))
     assert (data.name, data.labels) == ("pets", ("cat", "dog"))
@@ -79,6 +79,28 @@ def test_a_damaged_picture_among_good_ones_is_named_before_any_work(tmp_path: Pa
     assert str(bad) in caught.value.cause
     assert "more damaged" not in caught.value.cause
     assert caught.value.remedy == "replace or remove the file"
+
+
+def test_what_pillow_cannot_decode_is_named_rather_than_passed_over(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "cat" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    with pytest.raises(DataError, match=r"IMG_1\.HEIC' as an image: it is HEIC"):
+        open_dataset(tmp_path)
+
+
+def test_links_that_lead_nowhere_or_in_circles_are_named(tmp_path: Path) -> None:
+    folder(tmp_path / "a")
+    (tmp_path / "a" / "eel").symlink_to(tmp_path / "a" / "eel")
+    with pytest.raises(DataError, match="eel' is a link that leads nowhere"):
+        open_dataset(tmp_path / "a")
+    folder(tmp_path / "b")
+    (tmp_path / "b" / "cat" / "x.png").symlink_to("x.png")
+    with pytest.raises(DataError, match=r"x\.png' as an image: .*symbolic links"):
+        open_dataset(tmp_path / "b")
+    folder(tmp_path / "c")
+    (tmp_path / "c" / "cat" / "all").symlink_to(tmp_path / "c")
+    assert len(open_dataset(tmp_path / "c").train) == 8
+    assert count_pictures([tmp_path / "c"]) == 10
 
 
 def test_several_damaged_pictures_are_counted(tmp_path: Path) -> None:

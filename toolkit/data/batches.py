@@ -1,5 +1,6 @@
 """Batches of preprocessed images, decoded in threads, in order and in bounded memory."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -10,9 +11,12 @@ from numpy.typing import NDArray
 from engines.errors import DataError, InputError
 from engines.preprocess import Preprocess
 from toolkit.data.dataset import Split
-from toolkit.runtime.decode import decode
+from toolkit.runtime.decode import in_threads
 
 Labels = NDArray[np.int64]
+
+MOST_THREADS = 16
+"""Decoding threads; with more, what they do under the interpreter's lock holds them up."""
 
 
 def pixel_batches(
@@ -21,7 +25,7 @@ def pixel_batches(
     batch_size: int,
     *,
     indices: NDArray[np.int64] | None = None,
-    threads: int = 2,
+    threads: int | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], Labels]]:
     """Decode and resize images, batch by batch; the last batch may be smaller.
 
@@ -32,7 +36,8 @@ def pixel_batches(
         preprocess: size and channels.
         batch_size: images a batch.
         indices: which images, in which order; None gives all in theirs.
-        threads: how many decode at once; 1 decodes in the caller's thread.
+        threads: how many read and decode at once; 1 does it in the caller's thread, None takes one a core, at most
+            :data:`MOST_THREADS`.
 
     Yields:
         (pixels uint8 [N, height, width, channels], labels int64 [N]).
@@ -41,6 +46,7 @@ def pixel_batches(
         DataError: a picture can't be decoded; the message names it.
         InputError: ``batch_size`` or ``threads`` is not positive, or an index is outside the split.
     """
+    threads = decoding_threads() if threads is None else threads
     if batch_size < 1 or threads < 1:
         raise InputError(f"batch size {batch_size} with {threads} threads", "both must be 1 or more")
     order = np.arange(len(split)) if indices is None else np.asarray(indices, np.int64)
@@ -58,7 +64,7 @@ def float_batches(
     batch_size: int,
     *,
     indices: NDArray[np.int64] | None = None,
-    threads: int = 2,
+    threads: int | None = None,
 ) -> Iterator[tuple[NDArray[np.float32], Labels]]:
     """:func:`pixel_batches`, normalised: (float32 [N, channels, height, width], labels int64 [N])."""
     for pixels, labels in pixel_batches(split, preprocess, batch_size, indices=indices, threads=threads):
@@ -68,8 +74,10 @@ def float_batches(
 def _pixel_batches(
     split: Split, preprocess: Preprocess, batch_size: int, order: NDArray[np.int64], threads: int
 ) -> Iterator[tuple[NDArray[np.uint8], Labels]]:
-    images = (split.image(int(i)) for i in order)
-    decoded = decode(images, preprocess, threads=threads, ahead=2 * max(batch_size, threads))
+    def pixels_of(index: np.int64) -> NDArray[np.uint8]:
+        return preprocess.pixels(split.image(int(index)))
+
+    decoded = in_threads(pixels_of, order, threads=threads, ahead=2 * max(batch_size, threads))
     with closing(decoded):
         for start in range(0, len(order), batch_size):
             batch: list[NDArray[np.uint8]] = []
@@ -90,3 +98,9 @@ def check_counts(images: int, batch_size: int, threads: int | None) -> None:
         raise InputError(
             f"{images} images in batches of {batch_size} on {threads or 'all'} threads", "give 1 or more of each"
         )
+
+
+def decoding_threads() -> int:
+    """One a core that this process may use, at most :data:`MOST_THREADS`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_THREADS)

@@ -1,18 +1,51 @@
 """What a data set is to the toolkit: labelled images in two splits, and a hint how to preprocess them."""
 
+import json
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import DataError, InputError
-from engines.preprocess import Preprocess, Resize
+from engines.files import digest_bytes
+from engines.preprocess import ImageLike, Preprocess, Resize
 
 MAX_CLASSES = 65_536
 """More classes than this mean that the labels aren't class numbers."""
+
+
+class LazyImages(Sequence[ImageLike]):
+    """Images that are read when they are asked for, and not kept: of shards, of a table on disk.
+
+    ``images[i]`` is called from several threads at once. What it gives is best a
+    :class:`engines.preprocess.NamedBytes`, whose name tells of a damaged picture.
+    """
+
+    @abstractmethod
+    def subset(self, indices: NDArray[np.int64]) -> "LazyImages":
+        """The same images, these alone, in this order; nothing is read."""
+
+    @abstractmethod
+    def identity(self, *, strict: bool) -> bytes:
+        """What tells these images from others without decoding them: where they lie in what, and how large that is.
+
+        Args:
+            strict: also when that was changed, for who goes on with what was begun a moment ago.
+        """
+
+    def __getitem__(self, index: Any) -> Any:
+        """Image ``index``; slices aren't needed, :meth:`subset` takes their place."""
+        return self.image(range(len(self))[index])
+
+    @abstractmethod
+    def image(self, index: int) -> ImageLike:
+        """Image ``index``, from 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +53,12 @@ class Split:
     """Images and the class number of each.
 
     Attributes:
-        images: paths, or pixels in one array uint8 [N, H, W] or [N, H, W, 3].
+        images: pixels in one array uint8 [N, H, W] or [N, H, W, 3]; or a sequence of whatever
+            :meth:`engines.preprocess.Preprocess.pixels` takes: paths, encoded bytes, :class:`LazyImages`.
         labels: int64 [N], each an index into the data set's labels.
     """
 
-    images: Sequence[Path] | NDArray[np.uint8]
+    images: Sequence[ImageLike] | NDArray[np.uint8]
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
@@ -37,16 +71,50 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def image(self, index: int) -> Path | NDArray[np.uint8]:
-        """Image ``index``: a path, or uint8 [H, W] or [H, W, 3]."""
-        image: Path | NDArray[np.uint8] = self.images[index]
+    def image(self, index: int) -> ImageLike:
+        """Image ``index``: a path, encoded bytes, or uint8 [H, W] or [H, W, 3]; from any thread."""
+        image: ImageLike = self.images[index]
         return image
 
     def subset(self, indices: NDArray[np.int64]) -> "Split":
         """The split of these images, in this order."""
         if isinstance(self.images, np.ndarray):
             return Split(self.images[indices], self.labels[indices])
+        if isinstance(self.images, LazyImages):
+            return Split(self.images.subset(indices), self.labels[indices])
         return Split(tuple(self.images[int(i)] for i in indices), self.labels[indices])
+
+    def identity(self, *, strict: bool = False) -> bytes:
+        """What tells these images from others, without decoding any; the labels aren't in it.
+
+        Of an array it is the shape and every value; of files their names and sizes, which tell apart what people
+        mix up.
+
+        Args:
+            strict: of files the whole path and the time of the last change too.
+
+        Raises:
+            DataError: a file is gone.
+        """
+        if isinstance(self.images, np.ndarray):
+            return repr(self.images.shape).encode() + self.images.tobytes()
+        if isinstance(self.images, LazyImages):
+            return self.images.identity(strict=strict)
+        return json.dumps([_identity(image, strict=strict) for image in self.images]).encode()
+
+
+def _identity(image: ImageLike, *, strict: bool) -> list[Any]:
+    if isinstance(image, str | PathLike):
+        path = Path(image)
+        try:
+            facts = path.stat()
+        except OSError as error:
+            raise DataError(f"can't read '{path}': {error.strerror}", "give the data anew") from error
+        return [fspath(path), facts.st_size, facts.st_mtime_ns] if strict else [path.name, facts.st_size]
+    if isinstance(image, bytes):
+        return [digest_bytes(image)]
+    array = np.asarray(image)
+    return [list(array.shape), str(array.dtype), digest_bytes(array.tobytes())]
 
 
 @dataclass(frozen=True)

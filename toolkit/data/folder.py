@@ -13,18 +13,19 @@ from engines.optional import require
 from engines.preprocess import open_image
 from engines.progress import QUIET, Progress
 from toolkit.data.dataset import Dataset, PreprocessHint, Split, stratified_split
+from toolkit.data.names import TEST_NAMES
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-"""What counts as a picture, in any case."""
-
-TEST_NAMES = ("test", "val", "valid", "validation")
-"""Folders beside train/ that hold the test split; the first one found is taken."""
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif",
+})  # fmt: skip
+"""What counts as a picture, in any case. One that the Pillow here can't decode is named, not passed over."""
 
 LAYOUT = "put the pictures of each class into a folder of its own: DATA/cat/1.jpg, DATA/dog/1.jpg"
 
 
 def open_folder(root: Path, *, seed: int = 0, progress: Progress = QUIET) -> Dataset:
-    """Open ``root/class/*.jpg|jpeg|png|bmp|webp``, or the same below ``train/`` and ``test/`` (or ``val/``).
+    """Open ``root/class/*.jpg`` (any of :data:`SUFFIXES`), or the same below ``train/`` and ``test/`` (or ``val/``).
 
     Class numbers follow the sorted folder names. Without a test folder the split is seeded and
     stratified, 80 to 20. Hidden files and folders are passed over. Every picture's header and end
@@ -89,7 +90,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _dataset(root: Path, names: tuple[str, ...], train: Split, test: Split) -> Dataset:
     with require("PIL.Image", "Decoding images", "data").open(train.image(0)) as first:
-        channels = 1 if first.mode in {"1", "L", "I;16", "I"} else 3
+        channels = 1 if first.mode in {"1", "L", "I"} or first.mode.startswith("I;16") else 3
     return Dataset(root.resolve().name, names, train, test, PreprocessHint("crop", channels))
 
 
@@ -113,7 +114,10 @@ def _scan(root: Path) -> tuple[tuple[str, ...], tuple[Path, ...], np.ndarray[tup
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+    here = sorted(p for p in root.iterdir() if not p.name.startswith((".", "__MACOSX")))
+    if lost := next((p for p in here if p.is_symlink() and not p.exists()), None):
+        raise DataError(f"'{lost}' is a link that leads nowhere", "mend or remove it")
+    return [p for p in here if p.is_dir()]
 
 
 def _pictures(folder: Path) -> list[Path]:
