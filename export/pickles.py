@@ -83,8 +83,6 @@ def _look_into_zip(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise CheckpointError(f"'{path}' is a truncated or damaged checkpoint", _AGAIN) from error
     inner = {name.partition("/")[2] for name in names}
-    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
-        raise CheckpointError(f"'{path}' is a TorchScript archive, not a checkpoint", _RESAVE)
     if "data.pkl" not in inner:
         raise CheckpointError(
             f"'{path}' is a zip archive, not a PyTorch checkpoint", "unpack it and give the checkpoint that it holds"
@@ -103,11 +101,6 @@ def _something_else(head: bytes) -> tuple[str, str] | None:
             text.startswith(b"version https://git-lfs"),
             "a Git LFS pointer",
             "run `git lfs pull` to fetch the file itself",
-        ),
-        (
-            head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000,
-            "a safetensors file",
-            "convert it: torch.save(safetensors.torch.load_file(path), 'model.pt')",
         ),
         (text.startswith(b"{"), "JSON text", "give the .pt file itself"),
         (head.startswith(b"\x1f\x8b"), "a gzip archive", "unpack it and give the checkpoint that it holds"),

@@ -49,14 +49,20 @@ def find_state(value: object, name: str) -> object:
     )
 
 
-def canonical(state: Mapping[Any, torch.Tensor], name: str) -> State:
+def canonical(state: Mapping[Any, torch.Tensor], name: str, *, strip: bool = True) -> State:
     """The state dict as the toolkit works with it: plain keys, dense FP32 tensors on the CPU, all finite.
+
+    Args:
+        state: as it was saved.
+        name: the file, for the error.
+        strip: take prefixes away (:func:`strip_prefixes`).
 
     Raises:
         CheckpointError: a tensor is quantised, sparse or complex, or a value is NaN or infinite.
     """
     result: State = {}
-    for key, tensor in strip_prefixes({str(key): tensor for key, tensor in state.items()}).items():
+    keyed = {str(key): tensor for key, tensor in state.items()}
+    for key, tensor in (strip_prefixes(keyed) if strip else keyed).items():
         if tensor.is_quantized or tensor.layout != torch.strided or tensor.is_complex():
             kind = "quantised" if tensor.is_quantized else "complex" if tensor.is_complex() else "sparse"
             raise CheckpointError(
@@ -84,6 +90,37 @@ def strip_prefixes(state: State) -> State:
     return state
 
 
+def renamed(state: Mapping[Any, torch.Tensor], expected: Mapping[str, object]) -> State:
+    """The state dict under the keys that a network expects, where the two differ by wrapping prefixes alone.
+
+    A network may itself have all its layers under ``net.``: then that prefix stays.
+    """
+    found = {str(key): tensor for key, tensor in state.items()}
+    if "n_averaged" in found and "n_averaged" not in expected:
+        found.pop("n_averaged")
+    if _differing(found, expected) == 0:
+        return found
+    plain = strip_prefixes(found)
+    back = dict(zip(_stripped(expected), expected, strict=True))
+    tried = [found, plain, {back.get(key, key): tensor for key, tensor in plain.items()}]
+    return min(tried, key=lambda keyed: _differing(keyed, expected))
+
+
+def difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+    """What tells the shapes of a state dict from those that a network has: missing, unexpected, other shapes."""
+    other = [
+        f"{key} {list(found[key])} not {list(shape)}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
+    parts = (
+        _listed("missing", [key for key in expected if key not in found and not _counter(key)]),
+        _listed("unexpected", [key for key in found if key not in expected]),
+        _listed("other shape", other),
+    )
+    return ", ".join(part for part in parts if part)
+
+
 def digest_state(state: Mapping[str, torch.Tensor]) -> str:
     """``sha256:<hex>`` over key, dtype, shape and bytes of every tensor, in the order of the keys."""
     parts: list[bytes | memoryview] = []
@@ -92,6 +129,27 @@ def digest_state(state: Mapping[str, torch.Tensor]) -> str:
         data: Any = array.reshape(-1).view(np.uint8)
         parts += [f"{key}\0{array.dtype}\0{array.shape}\0".encode(), data]
     return digest_bytes(*parts)
+
+
+def _stripped(expected: Mapping[str, object]) -> list[str]:
+    """The keys without the prefixes that :func:`strip_prefixes` takes away, in their order."""
+    return list(strip_prefixes({key: torch.empty(0) for key in expected}))
+
+
+def _counter(key: str) -> bool:
+    """Whether it is batch normalisation's count of batches, which inference doesn't need."""
+    return key.endswith("num_batches_tracked")
+
+
+def _differing(found: Mapping[str, object], expected: Mapping[str, object]) -> int:
+    return sum(not _counter(key) for key in found.keys() ^ expected.keys())
+
+
+def _listed(what: str, entries: list[str]) -> str:
+    if not entries:
+        return ""
+    more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
+    return f"{what} {', '.join(entries[:3])}{more}"
 
 
 def _some(keys: Iterable[object]) -> str:

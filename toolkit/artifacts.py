@@ -17,6 +17,10 @@ SUFFIXES: Mapping[str, Kind] = {
     ".pth": "checkpoint",
     ".pkl": "checkpoint",
     ".ckpt": "checkpoint",
+    ".pt2": "checkpoint",
+    ".ts": "checkpoint",
+    ".torchscript": "checkpoint",
+    ".safetensors": "checkpoint",
     ".onnx": "graph",
     ".engine": "plan",
     ".plan": "plan",
@@ -43,10 +47,13 @@ def kind_of(path: Path) -> Kind:
     if known := SUFFIXES.get(path.suffix.lower()):
         return known
     if path.suffix.lower() == ".json" or start.lstrip()[:1] == b"{":
+        if path.name.endswith(".safetensors.index.json"):
+            return "checkpoint"
         return "passport" if read_json(path).get("format") == PASSPORT else "table"
     if plan_kind(start):
         return "plan"
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
+    safetensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MAX_JSON  # a length, then JSON
+    if safetensors or start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
         return "checkpoint"
     if start[:1] == b"\x08":  # an ONNX ModelProto begins with its field 1, ir_version
         return "graph"

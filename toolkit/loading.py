@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.errors import InputError
+from engines.metadata import ModelMetadata
 from engines.preprocess import Preprocess
 from engines.sessions.base import Session
 from toolkit.artifacts import kind_of
@@ -21,6 +22,7 @@ def load(
     threads: int | None = None,
     spin: str | None = None,
     trust_pickle: bool = False,
+    model: str | None = None,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     batch_size: int | None = None,
@@ -28,7 +30,7 @@ def load(
     """Load a checkpoint, graph or engine and its preprocessing.
 
     Args:
-        path: ``.pt``, ``.onnx`` or ``.engine``.
+        path: ``.pt`` or what else holds a checkpoint (safetensors, ``.pt2``, TorchScript), ``.onnx`` or ``.engine``.
         device: "cpu", "cuda:0", "openvino:GPU", or "auto": what the backend finds.
         backend: "onnxruntime", "onnxruntime-tensorrt", "openvino", "torch", "torch-compile", "tensorrt",
             "tensorrt-rtx", or "auto": by the file, which is "onnxruntime" for a graph and "torch" for a checkpoint.
@@ -37,6 +39,9 @@ def load(
             a little faster, "running" leaves the cores to others between runs, "never" within them too, as a server
             wants it. Other backends leave no such choice.
         trust_pickle: allow a checkpoint that is a pickled module, which runs code when it is loaded.
+        model: the code that makes the network of a checkpoint that holds weights alone, as for ``toolkit.export``;
+            it is run. Labels and preprocessing of one that has none are those of the graph beside it
+            (``model.onnx`` beside ``model.pt``), where that was exported from it.
         preprocess: how images become the input of a file that doesn't say so itself (a plan without its
             passport, a foreign graph); it overrides one that does.
         labels: the names of its classes, likewise; without any they are called by their index.
@@ -50,7 +55,7 @@ def load(
         UnsupportedError: a library is missing, or this machine can't run it.
     """
     session = open_artifact(
-        path, device=device, backend=backend, threads=threads, spin=spin, trust_pickle=trust_pickle
+        path, device=device, backend=backend, threads=threads, spin=spin, trust_pickle=trust_pickle, model=model
     )
     try:
         return Predictor(session, preprocess=preprocess, labels=labels, batch_size=batch_size)
@@ -67,6 +72,7 @@ def open_artifact(
     threads: int | None = None,
     spin: str | None = None,
     trust_pickle: bool = False,
+    model: str | None = None,
 ) -> Session:
     """The session that serves ``path``; the arguments and errors are those of :func:`load`."""
     path = Path(path)
@@ -88,8 +94,21 @@ def open_artifact(
     from engines.sessions.opening import backend_class
     from export.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(path, trust_pickle=trust_pickle)
+    checkpoint = load_checkpoint(path, trust_pickle=trust_pickle, model=model, known=metadata_beside(path))
     session: Session = backend_class(_OF_CHECKPOINTS[backend])(
         checkpoint.module, checkpoint.metadata, device, threads=threads
     )
     return session
+
+
+def metadata_beside(path: Path) -> ModelMetadata | None:
+    """The metadata of the graph that ``toolkit export`` writes beside a checkpoint; None where there is none."""
+    graph = path.with_name(path.name.removesuffix(path.suffix) + ".onnx")
+    if not graph.is_file():
+        return None
+    from export.graph import peek_metadata
+
+    try:
+        return peek_metadata(graph)
+    except InputError:  # it is none that this toolkit wrote, and nobody asked for it
+        return None

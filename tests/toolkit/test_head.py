@@ -169,3 +169,19 @@ def test_a_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(DataError, match="it is a pipe or a device"):
         Predictor(FakeSession(metadata=METADATA)).classify(tmp_path / "pipe.png")
+
+
+def test_scores_that_are_probabilities_are_given_as_they_are() -> None:
+    metadata = replace(METADATA, scores="probabilities")
+    head = head_of(FakeSession(metadata=metadata))
+    chances = np.array([[0.1, 0.6, 0.05, 0.05, 0.2]], np.float32)
+
+    found = head.predictions({head.output: chances}, top=2)[0]
+
+    assert [(one.label, round(one.probability, 6)) for one in found.top] == [("class 1", 0.6), ("class 4", 0.2)]
+
+
+def test_an_engine_that_is_no_classifier_has_no_head() -> None:
+    session = FakeSession(metadata=METADATA)
+    with pytest.raises(InputError, match="is no classifier"):
+        Head.of(session.inputs, session.outputs, replace(METADATA, scores="none", labels=()))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import InputError, RunError
-from engines.metadata import ModelMetadata
+from engines.metadata import ModelMetadata, Scores
 from engines.preprocess import ImageLike, Preprocess
 from engines.tensors import Array, TensorSpec
 from toolkit.runtime.prediction import Prediction, likeliest
@@ -24,6 +24,7 @@ class Head:
         input: the engine's input.
         output: the name of the output that holds the logits.
         rank: how many dimensions that output has, the batch included.
+        scores: whether those are logits, or probabilities already.
     """
 
     preprocess: Preprocess
@@ -31,6 +32,7 @@ class Head:
     input: TensorSpec
     output: str
     rank: int
+    scores: Scores = "logits"
 
     @classmethod
     def of(
@@ -52,6 +54,11 @@ class Head:
         Raises:
             InputError: there is no preprocessing, it doesn't fit the input, or the engine is no classifier.
         """
+        if metadata is not None and metadata.scores == "none":
+            raise InputError(
+                f"{metadata.architecture} is no classifier: it gives {'; '.join(map(str, session_outputs))}",
+                "`toolkit serve` answers with its tensors, `toolkit compare` judges them",
+            )
         if preprocess is None:
             if metadata is None:
                 raise InputError(
@@ -69,7 +76,8 @@ class Head:
             raise InputError(
                 f"the engine has {classes} classes but there are {len(labels)} labels", "give one label a class"
             )
-        return cls(preprocess, tuple(labels), image, logits.name, len(logits.shape))
+        scores = metadata.scores if metadata else "logits"
+        return cls(preprocess, tuple(labels), image, logits.name, len(logits.shape), scores)
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """Decode and resize one picture; see :meth:`engines.preprocess.Preprocess.pixels`.
@@ -125,7 +133,7 @@ class Head:
         return self.preprocess.normalise(pixels).astype(self.input.dtype, copy=False)
 
     def logits(self, outputs: Mapping[str, Array]) -> NDArray[np.float64]:
-        """The logits among an engine's outputs.
+        """The logits among an engine's outputs, or the probabilities where it gives those.
 
         Args:
             outputs: of a batch, or of one sample without its batch axis.
@@ -166,7 +174,11 @@ class Head:
             RunError: the logits are not finite, or not one a label.
         """
         check_top(top)
-        return likeliest(self.logits(outputs), self.labels, top)
+        return self.likeliest(self.logits(outputs), top)
+
+    def likeliest(self, scores: NDArray[np.float64], top: int) -> list[Prediction]:
+        """What :meth:`logits` say: the ``top`` likeliest classes of each row."""
+        return likeliest(scores, self.labels, top, probabilities=self.scores == "probabilities")
 
 
 def check_top(top: int) -> None:

@@ -15,7 +15,7 @@ class Candidate:
     Attributes:
         label: the class's name.
         index: its place among the logits.
-        probability: from 0 to 1, the softmax over all classes.
+        probability: from 0 to 1, the softmax over all classes (taken by the network itself, or here).
     """
 
     label: str
@@ -52,19 +52,23 @@ class Prediction:
         return {"label": self.label, "top": [asdict(candidate) for candidate in self.top]}
 
 
-def likeliest(logits: NDArray[np.float64], labels: Sequence[str], top: int) -> list[Prediction]:
-    """The ``top`` likeliest classes of each row of logits.
+def likeliest(
+    scores: NDArray[np.float64], labels: Sequence[str], top: int, *, probabilities: bool = False
+) -> list[Prediction]:
+    """The ``top`` likeliest classes of each row of logits, or of probabilities.
 
     Args:
-        logits: float64 [N, classes], finite.
+        scores: float64 [N, classes], finite.
         labels: the classes' names; empty calls them by their index.
         top: how many; all of them where there are fewer.
+        probabilities: the scores are probabilities already: no softmax is taken.
 
     Returns:
         One prediction a row.
     """
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-    chosen = np.take_along_axis(softmax(logits), order, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    chances = np.clip(scores, 0, 1) if probabilities else softmax(scores)
+    chosen = np.take_along_axis(chances, order, axis=1)
     return [
         Prediction(
             tuple(

@@ -20,7 +20,7 @@ from engines.tensors import Array
 from toolkit.runtime.decode import in_threads
 from toolkit.runtime.head import Head, check_top
 from toolkit.runtime.overlap import overlapped
-from toolkit.runtime.prediction import Candidate, Prediction, likeliest
+from toolkit.runtime.prediction import Candidate, Prediction
 
 __all__ = ["Candidate", "Prediction", "Predictor"]
 
@@ -176,7 +176,7 @@ class Predictor:
             RunError: the engine failed, or its logits are not finite.
         """
         check_top(top)
-        return likeliest(self.logits(pixels), self.labels, top)
+        return self.head.likeliest(self.logits(pixels), top)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         """The raw answers to images that have the model's size already; Pillow is not needed.

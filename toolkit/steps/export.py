@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
-from os import PathLike
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,17 @@ from engines.files import digest_file
 from engines.metadata import ModelMetadata
 from engines.optional import require
 from engines.progress import QUIET, Progress
+from export.sources.description import Description, description_of
 from export.verification import Verification
 from toolkit.outputs import check_replace, sibling
-from toolkit.steps.samples import real_pictures
+from toolkit.steps.samples import RealSamples, real_samples
 
 if TYPE_CHECKING:
     import onnx
+
+    from export.checkpoint import Checkpoint
+
+Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,9 @@ class ExportReport:
         weight_bytes: bytes of weights.
         digest: of the graph's weights.
         verification: None where it was left out.
-        real_inputs: it was verified on real pictures too.
+        real_inputs: it was verified on real pictures, or samples, too.
+        notes: how the checkpoint was understood, a line each.
+        table: the calibration table that quantisation-aware training learned, where there is one.
     """
 
     path: Path
@@ -45,6 +53,8 @@ class ExportReport:
     digest: str
     verification: Verification | None
     real_inputs: bool
+    notes: tuple[str, ...] = ()
+    table: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,33 +66,38 @@ class ExportReport:
             "weight_bytes": self.weight_bytes,
             "digest": self.digest,
             "verification": None if self.verification is None else self.verification.to_json(),
+            "notes": list(self.notes),
+            "table": None if self.table is None else str(self.table),
         }
 
     def summary(self) -> list[str]:
         """What to print, a line each."""
-        preprocess = self.metadata.preprocess
-        size = f"{preprocess.height}x{preprocess.width}x{preprocess.channels}"
         operators = ", ".join(f"{count} {name}" for name, count in self.operators.items())
         known = f"{self.metadata.architecture}{' (recognised by its weights)' if self.recognised else ''}"
-        kind = "uint8" if self.metadata.uint8_input else "float32"
         lines = [
-            f"{known}, {len(self.metadata.labels)} classes, {kind} input {size}",
+            f"{known}, {_takes_and_gives(self.metadata)}",
+            *self.notes,
             f"{self.path}: opset {self.opset}, {self.weight_bytes / 1e6:.1f} MB of weights, {operators}",
         ]
+        if self.table is not None:
+            lines.append(f"{self.table}: the ranges that quantisation-aware training learned")
         if self.verification is None:
             return [*lines, "not verified (as asked)"]
-        if not self.real_inputs:
+        if not self.real_inputs and self.metadata.pictures is not None:
             lines.append("no real pictures at hand: pip install 'onnx-tensorrt-toolkit[data]', or give --data")
         return [*lines, *self.verification.summary()]
 
 
 def export(
-    checkpoint: str | PathLike[str],
+    checkpoint: Paths | None = None,
     output: str | PathLike[str] | None = None,
     *,
     architecture: str | None = None,
     classes: int | None = None,
     input_size: int | tuple[int, int] | None = None,
+    model: str | None = None,
+    describe: "Description | Mapping[str, Any] | None" = None,
+    ensemble: bool = False,
     opset: int = 20,
     uint8_input: bool = False,
     trust_pickle: bool = False,
@@ -95,16 +110,22 @@ def export(
     """Export a checkpoint to ONNX, and verify the graph before it takes its place.
 
     Args:
-        checkpoint: a ``.pt`` of this toolkit, or a state dict of a known architecture.
+        checkpoint: a ``.pt`` of this toolkit, a state dict (``.pt`` or safetensors), an archive of ``torch.export``
+            or TorchScript; several with ``ensemble``; None where ``model`` brings its weights.
         output: the graph to write; None writes ``model.onnx`` beside ``model.pt``.
         architecture: the architecture's name, where keys and shapes don't tell it.
         classes: the number of classes, to insist on.
         input_size: height and width in pixels, where the network takes another size than its usual one.
+        model: the code that makes the network, where the file holds weights alone: ``file.py:Net``,
+            ``package.module:factory``, ``torchvision:resnet50`` or ``timm:resnet50d``. It is run.
+        describe: labels, preprocessing and tensors of a network without metadata: a ``toolkit.Description``, or its
+            fields in a dictionary.
+        ensemble: one graph that gives the mean of the checkpoints' probabilities.
         opset: of the graph.
         uint8_input: the graph takes uint8 [batch, height, width, channels] and normalises it itself.
-        trust_pickle: load a pickled module, which runs its code.
+        trust_pickle: load pickled objects, which runs their code.
         verify: compare the graph with PyTorch; the measurements are stored in it.
-        data: pictures to verify on; None uses two photographs that scikit-learn brings.
+        data: pictures to verify on, or an ``.npz`` of inputs; None uses two photographs that scikit-learn brings.
         max_batch: the largest batch to verify.
         force: replace an output that was made from another checkpoint.
         progress: is told of the work.
@@ -117,7 +138,6 @@ def export(
     """
     require("torch", "Exporting to ONNX", "export")
     require("onnx", "Exporting to ONNX", "export")
-    from export.checkpoint import load_checkpoint, with_input_size
     from export.graph import VERIFICATION_KEY, save_graph, set_property
     from export.onnx_export import OPSETS, to_onnx
 
@@ -127,33 +147,102 @@ def export(
         )
     if max_batch < 1:
         raise InputError(f"a largest batch of {max_batch}", "give --max-batch 1 or more")
-    source = Path(checkpoint)
-    path = _output(source, output)
-    loaded = load_checkpoint(source, architecture=architecture, classes=classes, trust_pickle=trust_pickle)
-    check_replace(path, loaded.digest, origin_weights, force=force)
+    sources = _sources(checkpoint, model, ensemble=ensemble)
+    path = _output(sources, output, ensemble=ensemble)
+    said = description_of(describe)
     if input_size is not None:
-        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-        loaded = with_input_size(loaded, height, width)
-    metadata = loaded.metadata.with_origin(weights=loaded.digest, checkpoint=digest_file(source))
-    images = real_pictures(data, metadata.preprocess, max_batch, progress=progress) if verify else None
-    model = to_onnx(loaded.module, metadata, opset=opset, uint8_input=uint8_input, progress=progress)
+        said = replace(said, input_size=input_size)
+    loaded = open_checkpoints(
+        sources, architecture=architecture, classes=classes, trust_pickle=trust_pickle, model=model, describe=said
+    )
+    check_replace(path, loaded.digest, origin_weights, force=force)
+    metadata = loaded.metadata.with_origin(weights=loaded.digest)
+    if sources:
+        metadata = metadata.with_origin(checkpoint=", ".join(map(digest_file, sources)))
+    real = real_samples(data, metadata, max_batch, progress=progress) if verify else RealSamples()
+    graph = to_onnx(loaded.module, metadata, opset=opset, uint8_input=uint8_input, progress=progress)
     result = None
     if verify:
         from export.verify import batch_sizes_up_to
         from export.verify import verify as verify_graph
 
-        sizes = batch_sizes_up_to(max_batch)
         result = verify_graph(
-            loaded.module, model, metadata, images=images, batch_sizes=sizes, scratch=path.parent, progress=progress
+            loaded.module,
+            graph,
+            metadata,
+            images=real.images,
+            tensors=real.tensors,
+            batch_sizes=batch_sizes_up_to(max_batch),
+            scratch=path.parent,
+            progress=progress,
         )
         if not result.passed:
             raise VerificationError(
-                f"the graph exported from '{source}' differs from PyTorch: {result.problems[0]}",
+                f"the graph exported from '{sources[0] if sources else model}' differs from PyTorch: "
+                f"{result.problems[0]}",
                 "nothing was written; --no-verify writes it all the same, to look into",
             )
-        set_property(model, VERIFICATION_KEY, json.dumps(result.to_json(), sort_keys=True))
-    save_graph(model, path)
-    return _report(path, model, loaded.recognised, result, real_inputs=images is not None)
+        set_property(graph, VERIFICATION_KEY, json.dumps(result.to_json(), sort_keys=True))
+    save_graph(graph, path)
+    seen = real.images is not None or real.tensors is not None
+    report = _report(path, graph, loaded.recognised, result, real_inputs=seen)
+    return replace(report, notes=loaded.notes, table=_learned_table(loaded, graph, path, force=force))
+
+
+def open_checkpoints(sources: Sequence[Path], *, model: str | None, **options: Any) -> "Checkpoint":
+    """The network of one checkpoint, the ensemble of several, or that of ``model`` alone.
+
+    Args:
+        sources: the files; none where ``model`` brings its weights.
+        model: as for :func:`export`.
+        options: of :func:`export.checkpoint.load_checkpoint`.
+
+    Raises:
+        InputError: as :func:`export.checkpoint.load_checkpoint` says, or a file says itself what it is and needs no
+            ``model``.
+    """
+    from export.checkpoint import load_checkpoint
+
+    listed: list[Path | None] = list(sources) or [None]
+    found = [load_checkpoint(source, model=model, **options) for source in listed]
+    for source, one in zip(sources, found, strict=False):
+        if model is not None and not one.own_code:
+            raise InputError(f"'{source}' says itself what it is: {one.metadata.architecture}", "leave --model out")
+    if len(found) == 1:
+        return found[0]
+    from export.ensemble import ensemble as ensemble_of
+
+    notes = tuple(dict.fromkeys(note for one in found for note in one.notes))
+    carries = all(one.carries_metadata for one in found)
+    return replace(ensemble_of(found), notes=notes, carries_metadata=carries)
+
+
+def _sources(checkpoint: Paths | None, model: str | None, *, ensemble: bool) -> list[Path]:
+    """The files to load; none where ``model`` alone makes the network."""
+    single = isinstance(checkpoint, str | PathLike)
+    given: Any = [] if checkpoint is None else [checkpoint] if single else checkpoint
+    sources = [Path(fspath(one)) for one in given]
+    if not sources and model is None:
+        raise InputError(
+            "there is no checkpoint to export", "give MODEL.pt, or --model FILE.py:NAME with its weights"
+        )
+    if len(sources) > 1 and not ensemble:
+        raise InputError(
+            f"{len(sources)} checkpoints are given, and a graph is made of one",
+            "give --ensemble for the mean of their probabilities, or export them one by one",
+        )
+    if ensemble and len(sources) < 2:
+        raise InputError(f"--ensemble of {len(sources)} checkpoints", "give two or more")
+    return sources
+
+
+def _learned_table(loaded: "Checkpoint", graph: "onnx.ModelProto", path: Path, *, force: bool) -> Path | None:
+    """Write what quantisation-aware training learned of the ranges beside the graph, where it did."""
+    if not loaded.training or not loaded.training.get("calibration"):
+        return None
+    from toolkit.qat import write_learned_table
+
+    return write_learned_table(loaded.training, graph, path, force=force)
 
 
 def origin_weights(path: Path) -> str | None:
@@ -164,8 +253,22 @@ def origin_weights(path: Path) -> str | None:
     return None if metadata is None else metadata.origin.get("weights")
 
 
-def _output(source: Path, output: str | PathLike[str] | None) -> Path:
-    path = Path(output) if output is not None else sibling(source, ".onnx")
+def _takes_and_gives(metadata: ModelMetadata) -> str:
+    """What goes in and comes out, for the report's first line."""
+    gives = f"{len(metadata.labels)} classes" if metadata.scores != "none" else "no classifier"
+    if metadata.outputs or metadata.scores == "probabilities":
+        gives += f", gives {'; '.join(map(str, metadata.given))}"
+    if metadata.pictures is None:
+        return f"{gives}, takes {'; '.join(map(str, metadata.taken))}"
+    spec, kind = metadata.pictures, "uint8" if metadata.uint8_input else "float32"
+    return f"{gives}, {kind} input {spec.height}x{spec.width}x{spec.channels}"
+
+
+def _output(sources: Sequence[Path], output: str | PathLike[str] | None, *, ensemble: bool) -> Path:
+    if output is None and not sources:
+        raise InputError("there is no checkpoint to write the graph beside", "give --output FILE.onnx")
+    beside = sources[0].with_name("ensemble.onnx") if ensemble else sibling(sources[0], ".onnx") if sources else None
+    path = beside if output is None and beside is not None else Path(output or "")
     if path.suffix != ".onnx":
         raise InputError(f"the output '{path}' is not called .onnx", "give --output a name that ends in .onnx")
     if not path.parent.is_dir():

@@ -1,0 +1,1 @@
+"""Networks that aren't in the registry: people's own code, exported programs, TorchScript, other libraries' zoos."""
