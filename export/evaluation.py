@@ -12,6 +12,7 @@ from torch import nn
 from engines.errors import DataError, UnsupportedError
 from engines.preprocess import Preprocess
 from engines.progress import QUIET, Progress
+from export.augment import ten_crops
 
 Batch: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -31,6 +32,27 @@ def evaluate(
     Raises:
         DataError: there are no images.
     """
+    loss, right, seen = tally(module, batches, preprocess, device, precision=precision, progress=progress)
+    if not seen:
+        raise DataError("there are no images to evaluate on", "give a data set with test images")
+    return loss / seen, right / seen
+
+
+@torch.no_grad()
+def tally(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    preprocess: Preprocess,
+    device: torch.device | str = "cpu",
+    *,
+    precision: str = "fp32",
+    progress: Progress = QUIET,
+    parts: int = 1,
+) -> tuple[float, int, int]:
+    """What :func:`evaluate` divides: the sum of the losses, how many images are right, and how many there are.
+
+    ``progress`` is told of ``parts`` times as many images: those of all processes that share them out.
+    """
     device = torch.device(device)
     module.eval()
     seen, right, loss = 0, 0, 0.0
@@ -41,26 +63,58 @@ def evaluate(
         loss += float(F.cross_entropy(logits.float(), y, reduction="sum"))
         right += int((logits.argmax(1) == y).sum())
         seen += len(labels)
-        progress.advance(len(labels))
-    if not seen:
-        raise DataError("there are no images to evaluate on", "give a data set with test images")
-    return loss / seen, right / seen
+        progress.advance(len(labels) * parts)
+    return loss, right, seen
 
 
-def normalise(pixels: NDArray[np.uint8], preprocess: Preprocess, device: torch.device | str = "cpu") -> torch.Tensor:
+@torch.no_grad()
+def tally_ten_crops(
+    module: nn.Module, frames: Iterable[Batch], preprocess: Preprocess, device: torch.device | str = "cpu"
+) -> tuple[int, int]:
+    """Images that are right, and all, by the mean of the softmax over :func:`export.augment.ten_crops`.
+
+    Args:
+        module: the network; computed in FP32.
+        frames: batches in the size of :func:`export.training.ten_crop_frame`.
+        preprocess: the network's.
+        device: where the network is.
+    """
+    device = torch.device(device)
+    module.eval()
+    seen, right = 0, 0
+    for pixels, labels in frames:
+        views = ten_crops(pixels, preprocess.height, preprocess.width)
+        shares = sum(module(normalise(view, preprocess, device)).float().softmax(1) for view in views)
+        right += int((torch.as_tensor(shares).argmax(1).cpu() == torch.from_numpy(labels)).sum())
+        seen += len(labels)
+    return right, seen
+
+
+def normalise(
+    pixels: NDArray[np.uint8] | torch.Tensor,
+    preprocess: Preprocess,
+    device: torch.device | str = "cpu",
+    *,
+    offsets: torch.Tensor | None = None,
+) -> torch.Tensor:
     """:meth:`engines.preprocess.Preprocess.normalise` on the device, bit for bit, in channels-last layout.
 
     Args:
         pixels: uint8 [N, height, width, channels].
         preprocess: gives factor and offset.
         device: where to compute; only the uint8 pixels cross to it.
+        offsets: float32 [N, channels], in pixel units, added to every pixel of the image (as floats: neither rounded
+            nor clipped).
 
     Returns:
         float32 [N, channels, height, width], channels-last in memory.
     """
     factor, shift = (torch.from_numpy(values)[:, None, None].to(device) for values in preprocess.affine())
+    if offsets is not None:  # a (p + o) + b = a p + (b + a o)
+        shift = shift + factor * offsets.to(device)[:, :, None, None]
     # Two roundings, like numpy's: a fused multiply-add would differ in the last bit.
-    planes = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
+    found = pixels if isinstance(pixels, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(pixels))
+    planes = found.to(device).permute(0, 3, 1, 2)
     return planes.to(torch.float32).mul_(factor).add_(shift)
 
 

@@ -1,7 +1,7 @@
 """The state of an unfinished training on disk, so that ``--resume`` can go on with it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from export.pickles import read_pickle
 from export.training import EpochFacts, TrainingState, best_epoch
 
 FORMAT = "onnx-tensorrt-toolkit/training-state"
-VERSION = 1
+VERSION = 2
+"""Version 1 knew no moving average, no colours and no learning rate of an epoch; its states are still read."""
 
 
 def resume_path(checkpoint: Path) -> Path:
@@ -26,13 +27,13 @@ def save_state(path: Path, state: TrainingState, run: Mapping[str, Any]) -> None
 
     Args:
         path: see :func:`resume_path`.
-        state: weights, optimizer, best weights, history.
+        state: all of it.
         run: what the training was started with, in plain values.
 
     Raises:
         InputError: the file can't be written.
     """
-    # The best weights mostly are the last ones: written once then.
+    # The best weights mostly are the last ones that were tested: written once then.
     last_is_best = best_epoch(state.history).epoch == state.epoch
     content = {
         "format": FORMAT,
@@ -42,6 +43,9 @@ def save_state(path: Path, state: TrainingState, run: Mapping[str, Any]) -> None
         "model": state.model,
         "optimizer": state.optimizer,
         "best": None if last_is_best else state.best,
+        "averaged": state.averaged,
+        "averaged_steps": state.averaged_steps,
+        "colours": state.colours,
         "history": [asdict(facts) for facts in state.history],
     }
     with atomic_file(path) as file:
@@ -59,13 +63,23 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     """
     value = read_pickle(path)
     again = "delete it and train again without --resume"
-    if not isinstance(value, Mapping) or value.get("format") != FORMAT or value.get("version") != VERSION:
+    if not isinstance(value, Mapping) or value.get("format") != FORMAT or value.get("version") not in {1, VERSION}:
         raise CheckpointError(f"'{path}' is not the state of a training of this version of toolkit", again)
     try:
         history = tuple(EpochFacts(**facts) for facts in value["history"])
         model = dict(value["model"])
-        best = model if value["best"] is None else dict(value["best"])
-        state = TrainingState(int(value["epoch"]), model, dict(value["optimizer"]), best, history)
+        averaged = None if value.get("averaged") is None else dict(value["averaged"])
+        state = TrainingState(
+            int(value["epoch"]),
+            model,
+            dict(value["optimizer"]),
+            {},
+            history,
+            averaged,
+            int(value.get("averaged_steps", 0)),
+            value.get("colours"),
+        )
+        state = replace(state, best=state.tested if value["best"] is None else dict(value["best"]))
         run = dict(value["run"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"'{path}' is damaged: {error!r}", again) from error

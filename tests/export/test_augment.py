@@ -1,15 +1,20 @@
 import numpy as np
+from numpy.typing import NDArray
 
-from export.augment import shifted
+from export.augment import moved, shifts
+
+
+def shifted(pixels: NDArray[np.uint8], share: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    return moved(pixels, shifts(len(pixels), pixels.shape[1:3], share, rng))
 
 
 def test_every_image_is_moved_whole_and_its_edge_repeated() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (200, 10, 20, 3), np.uint8)
     before = pixels.copy()
-    moved = shifted(pixels, 0.25, np.random.default_rng(1))
+    result = shifted(pixels, 0.25, np.random.default_rng(1))
     padded = np.pad(before, ((0, 0), (2, 2), (5, 5), (0, 0)), mode="edge")
     found = set()
-    for image, frame in zip(moved, padded, strict=True):
+    for image, frame in zip(result, padded, strict=True):
         places = [
             (2 - down, 5 - right)
             for down in range(5)

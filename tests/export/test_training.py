@@ -10,7 +10,6 @@ import torch
 
 from engines.errors import CheckpointError, DataError, RunError, UnsupportedError
 from export.evaluation import Batch, evaluate, resolve_device
-from export.recipe import Recipe
 from export.resume import load_state, resume_path, save_state
 from export.training import (
     EpochFacts,
@@ -21,21 +20,8 @@ from export.training import (
     initialised,
     train,
 )
-from tests.export.tiny_net import SPEC, TinyNet
-
-PREPROCESS = SPEC.preprocess
-QUICK = Recipe(
-    epochs=3,
-    batch_size=8,
-    learning_rate=5e-3,
-    precision="fp32",
-    log_interval=2,
-    schedule="constant",
-    warmup=0,
-    dropout=None,
-    label_smoothing=0,
-    shift=0,
-)
+from tests.export.tiny_net import TinyNet
+from tests.export.tiny_training import PREPROCESS, QUICK, bits, data, net, pictures
 
 
 @pytest.fixture(autouse=True)
@@ -44,37 +30,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)  # tiny operations gain nothing from more, and lose much on a busy machine
     yield
     torch.set_num_threads(threads)
-
-
-def pictures(count: int, seed: int) -> Batch:
-    """Noisy pictures of three classes: one colour channel is brighter than the others."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, count)
-    pixels = rng.integers(0, 120, (count, 16, 16, 3))
-    pixels[np.arange(count), :, :, labels] += 60
-    return pixels.astype(np.uint8), labels.astype(np.int64)
-
-
-def data(train_size: int = 48, *, batch: int = 8, test_size: int = 30) -> TrainingData:
-    pixels, labels = pictures(train_size, 1)
-    test = pictures(test_size, 2)
-
-    def batches(_: int, rng: np.random.Generator) -> Iterator[Batch]:
-        order = rng.permutation(train_size)
-        for start in range(0, train_size, batch):
-            chosen = order[start : start + batch]
-            yield pixels[chosen], labels[chosen]
-
-    return TrainingData(batches, lambda: iter([test]), train_size, test_size)
-
-
-def net(seed: int = 0) -> TinyNet:
-    torch.manual_seed(seed)
-    return TinyNet(3)
-
-
-def bits(module: torch.nn.Module) -> dict[str, bytes]:
-    return {key: tensor.contiguous().numpy().tobytes() for key, tensor in module.state_dict().items()}
 
 
 class Listener:
