@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.collect import Statistics
+from calibration.feeds import Batch
 from calibration.methods import methods_for
 from calibration.refine import Ranges, choose_ranges
 from calibration.simulation import Simulation
@@ -147,7 +148,7 @@ def choose(
 
 def _choose(
     simulation: Simulation,
-    held_out: list[NDArray[Any]],
+    held_out: list[Batch],
     reference: NDArray[np.float32] | None,
     proposals: dict[str, Amax],
     progress: Progress,

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.as_written import AsWritten
 from calibration.beside import beside
+from calibration.feeds import Batch, feeds_of
 from calibration.table import CalibrationTable
 from engines.errors import DataError, GraphError
-from engines.tensors import check_feeds
 from export.graph import inputs, save_graph
 from export.onnxlib import onnx
 
@@ -27,7 +26,7 @@ from export.onnxlib import onnx
 def measure_biases(
     model: onnx.ModelProto,
     table: CalibrationTable,
-    batches: Iterable[NDArray[Any]],
+    batches: Iterable[Batch],
     *,
     threads: int | None = None,
 ) -> dict[str, tuple[float, ...]]:
@@ -49,7 +48,7 @@ def measure_biases(
     Raises:
         DataError: there are no images.
         TableError: the table was made from other weights or preprocessing, or lacks a tensor.
-        GraphError: the graph can't be run, has several inputs, nothing to quantise, or becomes NaN or infinite.
+        GraphError: the graph can't be run, has nothing to quantise, or becomes NaN or infinite.
         InputError: a batch doesn't fit the graph's input.
         RunError: ONNX Runtime failed.
     """
@@ -58,8 +57,6 @@ def measure_biases(
     if not errors:
         return {}
     specs = inputs(graph)
-    if len(specs) != 1:
-        raise GraphError(f"the graph has {len(specs)} inputs, not one", "export the model again")
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         path = Path(folder) / "beside.onnx"
         save_graph(graph, path)
@@ -68,8 +65,7 @@ def measure_biases(
     sums: dict[str, Any] = dict.fromkeys(errors, 0.0)
     images = 0
     for batch in batches:
-        feeds = {specs[0].name: batch}
-        check_feeds(specs, feeds)
+        feeds = feeds_of(specs, batch)
         for name, mean in zip(errors, session.run(list(errors.values()), feeds), strict=True):
             sums[name] = sums[name] + mean.astype(np.float64) * len(batch)
         images += len(batch)

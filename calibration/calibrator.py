@@ -21,6 +21,7 @@ from calibration.auto import choose, measure
 from calibration.bias import measure_biases
 from calibration.collect import Statistics, TappedGraph, channel_maxima, collect
 from calibration.equalise import equalise, find_factors
+from calibration.feeds import Batch
 from calibration.methods import methods_for
 from calibration.rename import sign
 from calibration.table import CalibrationTable
@@ -53,7 +54,7 @@ GAIN_DB = 0.2
 Factors = Mapping[str, tuple[float, ...]]
 Peaks = dict[str, NDArray[Any]]
 
-Batches = Callable[[int, int], Iterable[NDArray[Any]]]
+Batches = Callable[[int, int], Iterable[Batch]]
 """``(start, stop)`` → the batches of the images from ``start`` to ``stop``, as the graph takes them."""
 
 
@@ -227,10 +228,10 @@ class _Held:
 
     Attributes:
         batches: the images.
-        logits: float32 [N, classes].
+        logits: float32 [N, classes], or [N, values] of a network that isn't a classifier.
     """
 
-    def __init__(self, tapped: TappedGraph, batches: Iterable[NDArray[Any]]) -> None:
+    def __init__(self, tapped: TappedGraph, batches: Iterable[Batch]) -> None:
         self.batches = list(batches)
         self.logits = np.concatenate([tapped.answers(batch) for batch in self.batches])
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from calibration.counting import Counter
+from calibration.feeds import Batch
 from calibration.histogram import Histogram
 from calibration.methods import default_method, find_method
 from calibration.partial import Partial
@@ -77,7 +76,7 @@ class Statistics:
 
 def collect(
     model: onnx.ModelProto | TappedGraph | Path | str,
-    batches: Iterable[NDArray[Any]],
+    batches: Iterable[Batch],
     *,
     threads: int | None = None,
     progress: Progress = QUIET,
@@ -91,8 +90,8 @@ def collect(
 
     Args:
         model: the FP32 master graph, its path, or the graph as loaded already.
-        batches: what the graph takes: float32 [N, C, H, W], or uint8 [N, H, W, C] for a graph that
-            normalises its own pixels. They may differ in N, and are used one at a time.
+        batches: what the graph takes: float32 [N, C, H, W], uint8 [N, H, W, C] for a graph that normalises its
+            own pixels, or :class:`calibration.feeds.TensorBatch`. They may differ in N, and are used one at a time.
         threads: of ONNX Runtime, and of the counting; all cores unless given.
         progress: told of every batch.
         total: how many images there will be, if that is known; those in ``partial`` are among them.
@@ -129,5 +128,5 @@ def collect(
         graph.groups,
         counter.images,
         graph.weights,
-        graph.metadata.preprocess.digest() if graph.metadata else None,
+        graph.metadata.preprocess_digest if graph.metadata else None,
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.feeds import Batch, arrays_of
 from calibration.histogram import GrowingHistogram, pieces
 from calibration.parallel import cores
 from calibration.partial import Partial
@@ -53,12 +54,12 @@ class Counter:
         """How many images are counted in full."""
         return self._done.images
 
-    def start(self, values: Mapping[str, NDArray[Any]], batch: NDArray[Any]) -> None:
+    def start(self, values: Mapping[str, NDArray[Any]], batch: Batch) -> None:
         """Begin to count a batch; on return ``batch`` itself is needed no more.
 
         Args:
             values: what the tensors hold, by name; they may share the batch's memory.
-            batch: the images.
+            batch: the samples.
         """
         self._futures = None
         self._next = _Done(self._done.images + len(batch), len(self._partial.notes) if self._partial else 0)
@@ -70,7 +71,7 @@ class Counter:
         for name, piece in sorted(jobs, key=lambda job: -job[1].size):
             future = self._pool.submit(self.histograms[name].add, piece, name)
             futures.append((order[name], future))
-            if np.may_share_memory(piece, batch):
+            if any(np.may_share_memory(piece, array) for array in arrays_of(batch)):
                 shared.append(future)
         # The first tensor of the graph is the one that an error names.
         self._futures = [future for _, future in sorted(futures, key=lambda item: item[0])]

@@ -1,6 +1,7 @@
 """How far the logits of a quantised graph are from those of its FP32 master, in figures that can be ranked."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,10 +67,44 @@ def figures(reference: ArrayLike, found: ArrayLike, labels: ArrayLike | None = N
     whole = np.isfinite(second).all(1)
     noise_shares = np.ones(len(first))
     noise_shares[whole] = _noise_shares(_centred(first[whole]), _centred(second[whole]))
-    share = float(noise_shares.mean())
-    sqnr = math.inf if share == 0 else -math.inf if share == 1 else 10 * math.log10((1 - share) / share)
+    sqnr = _decibels(float(noise_shares.mean()))
     kl = kl_divergence(first, second) if whole.all() else math.inf
     return Figures(sqnr, flips, kl, len(first), right)
+
+
+def output_figures(reference: ArrayLike, found: ArrayLike, widths: Sequence[int]) -> Figures:
+    """Compare the outputs of a network that isn't a classifier.
+
+    As in :func:`figures` the noise of each sample is its share in the power of signal and noise, here of each output
+    by itself, as it is (nothing is centred); every output and every sample counts the same, whatever their scale.
+    There are no labels that could flip: ``flips`` is 0 and ``kl`` not a number.
+
+    Args:
+        reference: [N, values], the outputs of the FP32 graph behind each other.
+        found: the same shape, of the quantised one.
+        widths: values of each output.
+
+    Raises:
+        InputError: the shapes differ, or there are no samples.
+    """
+    first, second = np.asarray(reference, np.float64), np.asarray(found, np.float64)
+    if first.shape != second.shape or first.ndim != 2 or not first.size or first.shape[1] != sum(widths):
+        raise InputError(
+            f"outputs of shapes {first.shape} and {second.shape} can't be compared", "give two sets of one shape"
+        )
+    ends = np.cumsum(widths)[:-1]
+    shares = []
+    for signal, other in zip(np.split(first, ends, 1), np.split(second, ends, 1), strict=True):
+        whole = np.isfinite(other).all(1)
+        share = np.ones(len(signal))
+        share[whole] = _noise_shares(signal[whole], other[whole])
+        shares.append(float(share.mean()))
+    return Figures(_decibels(float(np.mean(shares))), 0, math.nan, len(first))
+
+
+def _decibels(share: float) -> float:
+    """Signal over noise in dB, of the noise's share in their sum."""
+    return math.inf if share == 0 else -math.inf if share == 1 else 10 * math.log10((1 - share) / share)
 
 
 def _noise_shares(signal: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:

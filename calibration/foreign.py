@@ -86,7 +86,7 @@ def take_over(foreign: onnx.ModelProto, master: onnx.ModelProto, *, name: str = 
         kept,
         METHOD,
         weights_digest(master),
-        preprocess=metadata.preprocess.digest() if metadata else None,
+        preprocess=metadata.preprocess_digest if metadata else None,
         facts=facts,
         precision=precision,
         keep=keep,
@@ -243,6 +243,6 @@ def match_names(table: CalibrationTable, master: onnx.ModelProto, *, name: str =
         table,
         ranges=kept,
         weights=weights_digest(master),
-        preprocess=metadata.preprocess.digest() if metadata else None,
+        preprocess=metadata.preprocess_digest if metadata else None,
     )
     return sign(moved, master)

@@ -20,13 +20,16 @@ SHORT = 8
 """Bytes of a digest that are kept of each image: among a million images two have the same with chance 3e-8."""
 
 
-def fingerprint(pixels: NDArray[np.uint8]) -> str:
-    """The digest of one image: 64 hexadecimal digits.
+def fingerprint(*values: NDArray[Any]) -> str:
+    """The digest of one sample: 64 hexadecimal digits.
 
     Args:
-        pixels: uint8 [height, width, channels], contiguous or not.
+        values: an image, uint8 [height, width, channels]; or one array an input, in their order; contiguous or not.
     """
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for array in values:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def data_digest(fingerprints: Iterable[str]) -> str:

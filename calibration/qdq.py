@@ -99,7 +99,7 @@ def quantise_light(
     refuse_typed(model)
     weights = weights or weights_digest(model, constant_digests(model, arrays))
     metadata = read_metadata(model)
-    check_table(table, weights, metadata.preprocess.digest() if metadata else None)
+    check_table(table, weights, metadata.preprocess_digest if metadata else None)
     editor = place(model, table, target, keep, functools.partial(Editor, arrays=arrays), arrays)
     if not editor.has_weights:
         raise GraphError(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calibration.figures import Figures, figures, finite
+from calibration.feeds import Batch
+from calibration.figures import Figures, finite
 from calibration.simulation import Simulation
 from calibration.table import CalibrationTable
 from engines.errors import DataError, InputError
@@ -118,7 +119,7 @@ class Sensitivity:
 def sensitivity(
     model: Model,
     table: CalibrationTable | None,
-    batches: Iterable[NDArray[Any]],
+    batches: Iterable[Batch],
     *,
     labels: ArrayLike | None = None,
     progress: Progress = QUIET,
@@ -147,19 +148,22 @@ def sensitivity(
         progress.begin("measuring layers", images * (len(layers) + 2), "images")
         try:
             reference = logits(simulation, batches, keep=layers, progress=progress)
-            everything = figures(reference, logits(simulation, batches, progress=progress), given)
+            everything = simulation.answer.figures(reference, logits(simulation, batches, progress=progress), given)
             found = []
             for name in layers:
-                own = figures(reference, logits(simulation, batches, only=[name], progress=progress), given)
+                own = simulation.answer.figures(
+                    reference, logits(simulation, batches, only=[name], progress=progress), given
+                )
                 module, operator = simulation.module(name), simulation.operator(name)
                 found.append(LayerSensitivity(name, module, operator, own.sqnr_db, own.flips, own.kl, own.accuracy))
         finally:
             progress.end()
-    return Sensitivity(tuple(found), images, everything, figures(reference, reference, given).accuracy)
+    right = None if given is None else simulation.answer.figures(reference, reference, given).accuracy
+    return Sensitivity(tuple(found), images, everything, right)
 
 
 def logits(
-    simulation: Simulation, batches: Iterable[NDArray[Any]], *, progress: Progress = QUIET, **question: Any
+    simulation: Simulation, batches: Iterable[Batch], *, progress: Progress = QUIET, **question: Any
 ) -> NDArray[np.float32]:
     """The answers of ``simulation`` to one question for all batches: float32 [N, classes].
 
@@ -187,7 +191,7 @@ def simulated(model: Model, table: CalibrationTable | None, threads: int | None)
         yield simulation
 
 
-def refuse_iterator(batches: Iterable[NDArray[Any]]) -> None:
+def refuse_iterator(batches: Iterable[Batch]) -> None:
     """Refuse what can be iterated only once."""
     if isinstance(batches, Iterator):
         raise InputError("the batches can be iterated only once", "give a list of them")

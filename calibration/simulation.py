@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.answer import Answer
 from calibration.as_written import AsWritten
 from calibration.equalise import equalise
+from calibration.feeds import Batch, feeds_of
 from calibration.folding import FoldingEditor, WeightStore
 from calibration.qdq import place
 from calibration.ranges import WEIGHTED, Ranges, refuse_typed
 from calibration.table import CalibrationTable, check_table
 from engines.errors import GraphError, InputError
 from engines.optional import require
-from engines.tensors import check_feeds
 from export.digests import constant_digests
 from export.graph import inputs, module_of, read_metadata, weights_digest
 from export.light import NO_ARRAYS, Arrays, load_light
@@ -55,10 +56,11 @@ class Simulation:
         layers: names of the nodes that are quantised and can be kept back, in graph order.
         groups: names of the tensors whose range matters, in graph order.
         table: as given.
+        answer: the outputs that its rows are made of.
 
     Raises:
         TableError: the table was made from other weights or preprocessing, or lacks a tensor.
-        GraphError: the graph can't be run, is quantised already, has several inputs, or nothing to quantise.
+        GraphError: the graph can't be run, is quantised already, or has nothing to quantise.
         MissingLibraryError: ONNX Runtime isn't installed.
     """
 
@@ -78,10 +80,9 @@ class Simulation:
         refuse_typed(model)
         metadata = read_metadata(model)
         weights = weights or weights_digest(model, constant_digests(model, arrays))
-        check_table(table, weights, metadata.preprocess.digest() if metadata else None)
+        check_table(table, weights, metadata.preprocess_digest if metadata else None)
         self._inputs = inputs(model)
-        if len(self._inputs) != 1:
-            raise GraphError(f"the graph has {len(self._inputs)} inputs, not one", "export the model again")
+        self.answer = Answer.of(model)
         self._store = WeightStore(arrays)
         self._model = self._store.take(equalise(model, table.equalisation, arrays))
         del model
@@ -108,13 +109,13 @@ class Simulation:
 
     def run(
         self,
-        batch: NDArray[Any],
+        batch: Batch,
         *,
         amax: Mapping[str, float] | None = None,
         keep: Collection[str] = (),
         only: Collection[str] | None = None,
     ) -> NDArray[np.float32]:
-        """The logits of the quantised graph.
+        """The answers of the quantised graph, a row a sample (:mod:`calibration.answer`); of a classifier logits.
 
         Questions that differ in their layers need a session each, of which the last two stay loaded: ask one
         question of all batches before the next one.
@@ -126,21 +127,21 @@ class Simulation:
             only: if given, all other layers stay unquantised.
 
         Returns:
-            float32 [N, classes].
+            float32 [N, classes], or [N, values].
 
         Raises:
             InputError: the batch doesn't fit, or a name isn't in the graph.
             RunError: ONNX Runtime failed.
         """
         kept = self._kept(keep, only)
-        feeds: dict[str, Any] = {self._inputs[0].name: batch}
-        check_feeds(self._inputs, feeds)
+        feeds: dict[str, Any] = feeds_of(self._inputs, batch)
         session = self._session(kept)
         feeds |= self._scales_of(kept, amax or {})
-        return np.asarray(session.run(None, feeds)[0])
+        names = self.answer.names
+        return self.answer.rows(dict(zip(names, session.run(list(names), feeds), strict=True)))
 
-    def reference(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """The logits of the FP32 graph."""
+    def reference(self, batch: Batch) -> NDArray[np.float32]:
+        """The answers of the FP32 graph."""
         return self.run(batch, keep=self.layers)
 
     def readers(self, group: str) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.answer import Answer
+from calibration.feeds import Batch, feeds_of
 from calibration.histogram import not_finite
 from calibration.light import lighten
 from calibration.ranges import Ranges, refuse_typed
@@ -16,7 +18,6 @@ from calibration.rename import names_of
 from engines.errors import GraphError, InputError
 from engines.optional import require
 from engines.sessions.onnxruntime import OnnxRuntimeSession
-from engines.tensors import check_feeds
 from export.digests import constant_digests
 from export.graph import inputs, read_metadata, weights_digest
 from export.light import SplitGraph, load_light
@@ -40,7 +41,8 @@ class TappedGraph:
 
     Attributes:
         arrays: the graph's large weights by name; none once it is closed.
-        inputs: the graph's only input.
+        inputs: the graph's inputs; those of integers are fed and not measured.
+        answer: the outputs that its quantisation is judged on.
         groups: the tensors to be measured, by name.
         weights: the digest of the graph's weights.
         names: what identifies tensors and nodes whatever they are called.
@@ -49,7 +51,7 @@ class TappedGraph:
 
     Raises:
         InputError: the file can't be read, or an option makes no sense.
-        GraphError: the graph can't be run, is quantised already, has several inputs, or nothing to calibrate.
+        GraphError: the graph can't be run, is quantised already, or has nothing to calibrate.
         UnsupportedError: CUDA was asked for and can't run all of the graph.
         MissingLibraryError: ONNX Runtime isn't installed.
     """
@@ -69,19 +71,16 @@ class TappedGraph:
         model, self.arrays = lighten(graph)
         del graph, loaded  # its weights make room for those that ONNX Runtime holds in another order
         self.inputs = inputs(model)
-        if len(self.inputs) != 1:
-            raise GraphError(
-                f"{name} has {len(self.inputs)} inputs; calibration takes graphs with one", "export the model again"
-            )
         refuse_typed(model, name)
         self.groups = Ranges(model).wanted()
         if not self.groups:
             raise GraphError(f"{name} has no convolution or matrix product to calibrate", "give a classifier's graph")
         self.metadata = read_metadata(model)
         taps = dict.fromkeys(group.tap for group in self.groups.values())
-        self._taps = [tap for tap in taps if tap != self.inputs[0].name]
-        self._answer = model.graph.output[0].name
-        tapped = _with_outputs(model, list(dict.fromkeys([*self._taps, self._answer])))
+        given = {spec.name for spec in self.inputs}
+        self._taps = [tap for tap in taps if tap not in given]
+        self.answer = Answer.of(model)
+        tapped = _with_outputs(model, list(dict.fromkeys([*self._taps, *self.answer.names])))
         with (
             tempfile.TemporaryDirectory(prefix="calibrate-") as folder,
             ThreadPoolExecutor(1, "digesting") as pool,
@@ -108,29 +107,28 @@ class TappedGraph:
         self._session.close()
         self.arrays = {}
 
-    def answers(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """What the graph makes of one batch: its first output.
+    def answers(self, batch: Batch) -> NDArray[np.float32]:
+        """What the graph makes of one batch, a row a sample (:mod:`calibration.answer`).
 
         Raises:
-            InputError: the batch doesn't fit the graph's input.
+            InputError: the batch doesn't fit the graph's inputs.
             RunError: ONNX Runtime failed.
         """
-        return np.array(self._session.run({self.inputs[0].name: batch})[self._answer], np.float32)
+        return np.array(self.answer.rows(self._session.run(feeds_of(self.inputs, batch))), np.float32)
 
-    def run(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def run(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """What the measured tensors hold for one batch, by group name; arrays of ONNX Runtime's memory, not copies.
 
         Raises:
-            InputError: the batch doesn't fit the graph's input.
+            InputError: the batch doesn't fit the graph's inputs.
             RunError: ONNX Runtime failed.
         """
-        feeds = {self.inputs[0].name: batch}
-        check_feeds(self.inputs, feeds)
+        feeds = feeds_of(self.inputs, batch)
         found = self._session.run(feeds) | feeds if self._taps else feeds
         return {name: found[group.tap] for name, group in self.groups.items()}
 
 
-def channel_maxima(graph: TappedGraph, batch: NDArray[Any], groups: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+def channel_maxima(graph: TappedGraph, batch: Batch, groups: Iterable[str]) -> dict[str, NDArray[np.float32]]:
     """The largest magnitude in each channel of some tensors, over one batch.
 
     Args:

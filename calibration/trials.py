@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.figures import figures, finite
+from calibration.feeds import Batch
+from calibration.figures import finite
 from calibration.sensitivity import logits
 from calibration.simulation import Simulation
 from engines.progress import QUIET, Progress
@@ -19,7 +20,7 @@ SURELY_GOOD_DB = 26.0
 """At a four-hundredth, labels that flip were about to flip anyway."""
 
 Amax = dict[str, float]
-Batches = Iterable[NDArray[Any]]
+Batches = Iterable[Batch]
 
 
 @dataclass(frozen=True)
@@ -28,24 +29,26 @@ class Trial:
 
     Attributes:
         name: the method, or what was changed last.
-        sqnr_db: of the class-centred logits, each image counted once (:func:`calibration.figures.figures`).
-        agreement: the share of labels as in FP32, in [0, 1].
-        kl: the mean of KL(FP32 || quantised) in nats.
+        sqnr_db: of the class-centred logits, each image counted once (:func:`calibration.figures.figures`); of a
+            network that isn't a classifier of its outputs (:func:`calibration.figures.output_figures`).
+        agreement: the share of labels as in FP32, in [0, 1]; None where there are no labels.
+        kl: the mean of KL(FP32 || quantised) in nats; None likewise.
     """
 
     name: str
     sqnr_db: float
-    agreement: float
-    kl: float
+    agreement: float | None
+    kl: float | None
 
     def to_json(self) -> dict[str, Any]:
         """What the table keeps of it."""
-        agreement, kl = round(self.agreement, 4), float(f"{self.kl:.3g}")
+        agreement = None if self.agreement is None else round(self.agreement, 4)
+        kl = None if self.kl is None else finite(float(f"{self.kl:.3g}"))
         return {
             "name": self.name,
             "sqnr_db": finite(round(self.sqnr_db, 2)),
             "agreement": agreement,
-            "kl": finite(kl),
+            "kl": kl,
         }
 
 
@@ -92,12 +95,15 @@ class Bench:
             only: the layers that are quantised; all unless given.
         """
         used = None if amax is None else {group: amax[group] for group in self.groups}
-        found = figures(self._reference, logits(self._simulation, self._batches, amax=used, only=only))
+        answer = self._simulation.answer
+        found = answer.figures(self._reference, logits(self._simulation, self._batches, amax=used, only=only))
         self.measured += 1
         if only is None and (self._best is None or found.sqnr_db > self._best[1]):
             self._best = name, found.sqnr_db
         best = {"best": self._best[0], "SQNR": f"{self._best[1]:.1f} dB"} if self._best else {}
         self._progress.advance(1, candidate=name, **best)
+        if not answer.classifies:
+            return Trial(name, found.sqnr_db, None, None)
         return Trial(name, found.sqnr_db, found.agreement, found.kl)
 
     def readers(self, group: str) -> tuple[str, ...]:

@@ -56,6 +56,44 @@ class ModelMetadata:
             )
         return self.pictures
 
+    @property
+    def preprocess_digest(self) -> str | None:
+        """The digest of the preprocessing; None for a network that takes no pictures."""
+        return None if self.pictures is None else self.pictures.digest()
+
+    @property
+    def taken(self) -> tuple[TensorSpec, ...]:
+        """What the network itself takes, in its order; pictures as it sees them: normalised, channels first.
+
+        Raises:
+            InputError: neither inputs nor pictures are known.
+        """
+        if self.inputs:
+            return self.inputs
+        spec = self.preprocess
+        return (TensorSpec("input", "float32", ("batch", spec.channels, spec.height, spec.width)),)
+
+    @property
+    def given(self) -> tuple[TensorSpec, ...]:
+        """What the network gives, in its order."""
+        if self.outputs:
+            return self.outputs
+        name = "probabilities" if self.scores == "probabilities" else "logits"
+        return (TensorSpec(name, "float32", ("batch", len(self.labels))),)
+
+    @property
+    def scored(self) -> str | None:
+        """The output that holds the classes' scores; None for a network that isn't a classifier.
+
+        Among several it is the one called "logits" or "probabilities", else the first of [batch, classes].
+        """
+        if self.scores == "none":
+            return None
+        fits = [spec.name for spec in self.given if len(spec.shape) == 2 and spec.dtype.startswith(("float", "bf"))]
+        named = [name for name in fits if name in {"logits", "probabilities"}]
+        wide = [spec.name for spec in self.given if spec.name in fits and spec.shape[1] == len(self.labels)]
+        return next(iter([*named, *wide]), None)
+
     def with_origin(self, **facts: str) -> "ModelMetadata":
         """A copy with more facts of origin."""
         return replace(self, origin={**self.origin, **facts})

@@ -64,6 +64,7 @@ __all__ = [
     "initializers",
     "inputs",
     "layer_types",
+    "load_external",
     "load_graph",
     "module_of",
     "outputs",
@@ -149,7 +150,7 @@ def check_loaded(model: onnx.ModelProto, path: Path, size: int, places: Places) 
     if not model.graph.output or not model.graph.node:
         raise GraphError(f"'{path}' has no outputs or no nodes", "export the model again")
     external = _references(model)
-    _load_external(model, path)
+    load_external(model, path)
     version = _version(path)
     if version not in _CHECKED:
         by_path = external and size < INLINE_LIMIT
@@ -179,7 +180,7 @@ def check_opset(model: onnx.ModelProto, name: str) -> int:
         shown = "no ONNX opset" if found is None else f"opset {found}"
         raise GraphError(
             f"{name} uses {shown}; opsets {MIN_OPSET} to {MAX_OPSET} are supported",
-            "export the model again with --opset 20",
+            "lift it: toolkit import; or export the model again with --opset 20",
         )
     return int(found)
 
@@ -223,7 +224,7 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     return sum(tensor_bytes(tensor) for tensor in all_tensors(model.graph))
 
 
-def _load_external(model: onnx.ModelProto, path: Path) -> None:
+def load_external(model: onnx.ModelProto, path: Path) -> None:
     """Read external weights, each checked to lie beside the graph and to be long enough."""
     folder = path.parent.resolve()
     for tensor in all_tensors(model.graph):

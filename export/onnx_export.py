@@ -5,7 +5,7 @@ import importlib.metadata
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +15,7 @@ from engines.errors import BuildError, InputError
 from engines.metadata import ModelMetadata
 from engines.optional import require
 from engines.progress import QUIET, Progress
+from engines.tensors import TensorSpec
 from export.exportable import exportable
 from export.graph import check_graph, remove_unused, tensor_specs, topological_sort, write_metadata
 from export.onnxlib import onnx
@@ -24,9 +25,7 @@ from export.passes.module_names import name_after_modules
 from export.passes.noops import remove_noops
 from export.passes.strip_notes import strip_notes
 from export.passes.uint8_input import take_uint8_input
-
-INPUT, OUTPUT, BATCH = "input", "logits", "batch"
-"""The names of the graph's input, its output and their first dimension."""
+from export.signature import BATCH, example, flat, run_once
 
 OPSETS = range(18, 24)
 """The opsets that can be written; 20 is the default."""
@@ -44,21 +43,22 @@ def to_onnx(
     uint8_input: bool = False,
     progress: Progress = QUIET,
 ) -> onnx.ModelProto:
-    """Export a classifier.
+    """Export a network.
 
     Args:
-        module: takes float32 [N, C, H, W] of ``metadata.preprocess``'s size on the CPU, gives logits [N, classes].
+        module: on the CPU, takes ``metadata.taken`` by position (pictures as float32 [N, C, H, W]) and gives
+            ``metadata.given`` in its order: a classifier's scores [N, classes], or any structure of tensors.
         metadata: goes into the graph.
         opset: one of :data:`OPSETS`.
         uint8_input: the graph takes uint8 [batch, H, W, C] pictures and normalises them itself.
         progress: is told of the steps.
 
     Returns:
-        A valid graph with input ``input``, output ``logits`` and a dynamic ``batch``; nodes are called like
-        the PyTorch modules.
+        A valid graph whose inputs and outputs are called as the metadata says (``input`` and ``logits`` of an
+        ordinary classifier), with one dynamic ``batch``; nodes are called like the PyTorch modules.
 
     Raises:
-        InputError: the opset is not supported, or the module can't take its input.
+        InputError: the opset is not supported, or the module can't take its inputs, or gives something else.
         BuildError: PyTorch's exporter can't express the module, or fixes its batch size.
     """
     if opset not in OPSETS:
@@ -70,9 +70,9 @@ def to_onnx(
     modes = {part: part.training for part in module.modules()}
     try:
         module.eval()
-        example = _example(module, metadata)
+        samples = _example(module, metadata)
         progress.advance()
-        model = _trace(module, example, min(opset, _TRACED))
+        model = _trace(module, metadata, samples, min(opset, _TRACED))
         progress.advance()
         _clean(model, module, opset, metadata.architecture)
         if uint8_input:
@@ -88,14 +88,18 @@ def to_onnx(
     return model
 
 
-def _example(module: nn.Module, metadata: ModelMetadata) -> torch.Tensor:
+def _example(module: nn.Module, metadata: ModelMetadata) -> tuple[torch.Tensor, ...]:
     """A batch of two, after a trial run that tells a wrong input size from an exporter's failure."""
+    if metadata.pictures is None or metadata.outputs:
+        samples = example(metadata.taken, 2)
+        _check_answers(run_once(module, samples), metadata.given)
+        return samples
     preprocess = metadata.preprocess
     generator = torch.Generator().manual_seed(0)
-    example = torch.randn(2, preprocess.channels, preprocess.height, preprocess.width, generator=generator)
+    pictures = torch.randn(2, preprocess.channels, preprocess.height, preprocess.width, generator=generator)
     try:
         with torch.no_grad():
-            result = module(example)
+            result = module(pictures)
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"the network can't take {preprocess.channels}x{preprocess.height}x{preprocess.width} images: {error}",
@@ -106,19 +110,37 @@ def _example(module: nn.Module, metadata: ModelMetadata) -> torch.Tensor:
         raise InputError(
             f"the network gives {shape} for two images, not one row of logits each", "export a classifier's logits"
         )
-    return example
+    return (pictures,)
 
 
-def _trace(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
+def _check_answers(answers: Mapping[str, torch.Tensor], specs: Sequence[TensorSpec]) -> None:
+    """Refuse answers to two samples that aren't what the metadata says; names are the metadata's."""
+    values = list(answers.values())
+    found = "; ".join(f"{name} {list(value.shape)}" for name, value in answers.items())
+    fits = len(values) == len(specs) and all(
+        (2, *spec.shape[1:]) == tuple(value.shape) for value, spec in zip(values, specs, strict=False)
+    )
+    if not fits:
+        raise InputError(
+            f"the network gives {found} for two samples, not {'; '.join(map(str, specs))}",
+            "name its outputs as it gives them",
+        )
+
+
+def _trace(
+    module: nn.Module, metadata: ModelMetadata, samples: tuple[torch.Tensor, ...], opset: int
+) -> onnx.ModelProto:
+    plain = not metadata.outputs and metadata.pictures is not None
     try:
-        with exportable(module), _quiet(), torch.no_grad():
+        with contextlib.nullcontext() if plain else flat(module), exportable(module), _quiet(), torch.no_grad():
+            batch = torch.export.Dim(BATCH)
             program = torch.onnx.export(
                 module,
-                (example,),
+                samples,
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                dynamic_shapes=tuple({0: batch} for _ in samples),
+                input_names=[spec.name for spec in metadata.taken],
+                output_names=[spec.name for spec in metadata.given],
                 opset_version=opset,
                 external_data=False,
                 verbose=False,
@@ -147,7 +169,7 @@ def _clean(model: onnx.ModelProto, module: nn.Module, opset: int, name: str) -> 
     name_after_modules(graph, parameters, min(opset, _TRACED))
     strip_notes(graph)
     topological_sort(graph)
-    for value in (graph.input[0], graph.output[0]):
+    for value in (*graph.input, *graph.output):
         first = value.type.tensor_type.shape.dim[0]
         if first.HasField("dim_value"):
             raise BuildError(f"the network computes with a fixed batch of {first.dim_value}", _FREE_BATCH)

@@ -302,8 +302,11 @@ class _Typing:
                             names_of[position] = inner
             half_tensors.discard(value.name)
             half_tensors.add(inner)
+            called = value.name  # unless a node of the network, named after its module, is called like the output
+            if any(node.name == called for node in self.graph.node):
+                called = unique(f"{called}.fp32", taken)
             self.graph.node.append(
-                onnx.helper.make_node("Cast", [inner], [value.name], value.name, to=onnx.TensorProto.FLOAT)
+                onnx.helper.make_node("Cast", [inner], [value.name], called, to=onnx.TensorProto.FLOAT)
             )
             casts[inner, False] = value.name
         return casts

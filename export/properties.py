@@ -87,7 +87,7 @@ def require_metadata(metadata: ModelMetadata | None, path: object) -> ModelMetad
     if metadata is None:
         raise GraphError(
             f"'{path}' doesn't say how its images are preprocessed",
-            "export it with `toolkit export`, which stores that",
+            "export it with `toolkit export`, or import it with `toolkit import`: both store that",
         )
     return metadata
 

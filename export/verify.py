@@ -12,6 +12,10 @@
 4. A top-1 that differs is a failure where the reference's margin between its two largest logits exceeds twice
    the noise floor (both may move by it), else a tie that rounding decides.
 5. A graph that takes only some batch sizes, or gives another shape or type, or NaN, fails with that reason.
+6. With several outputs each is judged by itself, by its own noise floor. Rule 4 is for the one that holds a
+   classifier's scores. Of an output of integers or booleans (an argmax, say) the distance is the share of elements
+   that differ from float64, and the noise the share in which PyTorch differs from itself for rounding: where that
+   decides nothing, every element must be equal.
 """
 
 import tempfile
@@ -25,19 +29,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from engines.errors import InputError, ToolkitError, UnsupportedError
+from engines.errors import InputError, ToolkitError
 from engines.metadata import ModelMetadata
-from engines.preprocess import Preprocess
 from engines.progress import QUIET, Progress
 from engines.sessions.onnxruntime import OnnxRuntimeSession
 from export import reference
 from export.graph import inputs, layer_types, load_graph, outputs, save_graph
-from export.metrics import margin, snr_db
+from export.judging import UNITS, distance_of, judge, least_noise
 from export.onnxlib import onnx
 from export.verification import MULTIPLE, Measurement, Verification
-
-_UNITS = {"fp32": 2.0**-23, "fp16": 2.0**-10, "bf16": 2.0**-7}
-"""A unit in the last place of 1.0, by precision."""
+from export.verify_samples import Samples, samples_of
 
 _REFERENCE_BATCH = 4
 """Samples at a time in float64: it is slow and takes twice the memory."""
@@ -54,6 +55,7 @@ def verify(
     metadata: ModelMetadata,
     *,
     images: NDArray[np.uint8] | None = None,
+    tensors: Mapping[str, NDArray[Any]] | None = None,
     batch_sizes: Sequence[int] = (1, 2, 7, 32),
     seed: int = 0,
     path: Path | None = None,
@@ -65,9 +67,10 @@ def verify(
     Args:
         module: float32 on the CPU, in eval mode; it isn't changed.
         graph: the graph or its file.
-        metadata: its preprocessing makes the inputs.
+        metadata: its preprocessing makes the inputs, or it says what they are.
         images: real pictures, uint8 [N, height, width, channels]; repeated where there are fewer than the
-            largest batch. None measures on random pixels only.
+            largest batch. None measures on random inputs only.
+        tensors: real inputs by name, [N, ...] each, for a network that takes no pictures; repeated likewise.
         batch_sizes: which to try.
         seed: of the random pixels.
         path: the file that holds ``graph`` too, where that was loaded already.
@@ -85,7 +88,7 @@ def verify(
         raise InputError(f"no batch sizes in {list(batch_sizes)}", "give sizes of 1 or more")
     model = graph if isinstance(graph, onnx.ModelProto) else load_graph(graph)
     precision = _precision(model)
-    kinds = _inputs(metadata, images, max(batch_sizes), seed)
+    kinds = samples_of(metadata, model, images, tensors, max(batch_sizes), seed)
     if (shape_problem := _shape_problem(model, metadata)) is not None:
         return _verdict([], [shape_problem], seed)
     steps = -(-max(batch_sizes) // _REFERENCE_BATCH) + 2 * len(batch_sizes)
@@ -96,7 +99,7 @@ def verify(
             if file.parent == Path(folder):
                 save_graph(model, file)
             with OnnxRuntimeSession(file, device="cpu") as session:
-                work = _Work(module, session, metadata.preprocess, tuple(batch_sizes), precision, progress)
+                work = _Work(module, session, metadata, tuple(batch_sizes), precision, progress)
                 measurements, problems = work.measure(kinds)
     finally:
         progress.end()
@@ -109,79 +112,66 @@ class _Work:
 
     module: nn.Module
     session: OnnxRuntimeSession
-    preprocess: Preprocess
+    metadata: ModelMetadata
     batch_sizes: tuple[int, ...]
     precision: str
     progress: Progress
 
-    def measure(self, kinds: Mapping[str, NDArray[np.uint8]]) -> tuple[list[Measurement], list[str]]:
+    def measure(self, kinds: Mapping[str, Samples]) -> tuple[list[Measurement], list[str]]:
         """Measurements and problems, first of all float64 and the noise, then the graph."""
         measurements, problems = list[Measurement](), list[str]()
         judged = self.module if self.precision == "fp32" else reference.rounded(self.module, self.precision)
         precise = reference.exact(self.module)
-        for kind, pixels in kinds.items():
-            floats = self.preprocess.normalise(pixels)
-            expected = reference.run(precise, floats.astype(np.float64), _REFERENCE_BATCH, self.progress)
-            if not np.isfinite(expected).all():
+        for kind, samples in kinds.items():
+            expected = self._named(reference.run_all(precise, samples.doubled(), _REFERENCE_BATCH, self.progress))
+            if not all(np.isfinite(values).all() for values in expected.values()):
                 problems.append(f"{kind} inputs: PyTorch itself gives NaN or infinity")
                 continue
-            noise = self._noise(judged, floats, expected)
+            noises = self._noises(judged, samples, expected)
             for batch in self.batch_sizes:
                 try:
-                    logits = self._run_graph(pixels[:batch], floats[:batch])
+                    answers = self._run_graph(samples, batch)
                 except ToolkitError as error:
                     problems.append(f"{kind} inputs, a batch of {batch}: {error.cause}")
                     continue
                 finally:
                     self.progress.advance()
-                problem, measurement = _judge(kind, expected[:batch], logits, noise)
-                problems += problem
-                measurements += measurement
+                for name, values in expected.items():
+                    output = name if self.metadata.outputs else ""
+                    scores = name == self.metadata.scored
+                    problem, measurement = judge(
+                        kind, values[:batch], answers[name], noises[name], output=output, scores=scores
+                    )
+                    problems += problem
+                    measurements += measurement
         return measurements, problems
 
-    def _noise(self, judged: nn.Module, floats: NDArray[np.float32], expected: NDArray[np.float64]) -> float:
-        """Rules 1 and 3."""
-        noise = max(float(np.abs(expected).max()) * _UNITS[self.precision], float(np.finfo(np.float32).tiny))
+    def _noises(self, judged: nn.Module, samples: Samples, expected: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """Rules 1, 3 and 6, for each output."""
+        noises = {name: least_noise(values, self.precision) for name, values in expected.items()}
         for batch in self.batch_sizes:
-            result = reference.run(judged, floats[:batch], batch, self.progress)
-            noise = max(noise, float(np.abs(result - expected[:batch]).max()))
-        return noise
+            parts = [array[:batch] for array in samples.arrays]
+            found = self._named(reference.run_all(judged, parts, batch, self.progress))
+            for name, values in found.items():
+                noises[name] = max(noises[name], distance_of(expected[name][:batch], values))
+        return noises
 
-    def _run_graph(self, pixels: NDArray[np.uint8], floats: NDArray[np.float32]) -> NDArray[Any]:
-        spec = self.session.inputs[0]
-        if spec.dtype not in {"uint8", "float32", "float16"}:
-            raise UnsupportedError(f"the input is {spec.dtype}, which can't be fed here", "keep inputs in float32")
-        feed = pixels if spec.dtype == "uint8" else floats.astype(spec.dtype, copy=False)
-        return self.session.run({spec.name: np.ascontiguousarray(feed)})[self.session.outputs[0].name]
+    def _run_graph(self, samples: Samples, batch: int) -> dict[str, NDArray[Any]]:
+        names = [spec.name for spec in self.metadata.taken]
+        answers = self.session.run(samples.feeds(self.session.inputs, names, batch))
+        wanted = [spec.name for spec in self.metadata.given]
+        if len(wanted) == 1 or set(wanted) != answers.keys():  # the names of a foreign graph: by position
+            return dict(zip(wanted, (answers[spec.name] for spec in self.session.outputs), strict=True))
+        return answers
 
-
-def _judge(
-    kind: str, expected: NDArray[np.float64], logits: NDArray[Any], noise: float
-) -> tuple[list[str], list[Measurement]]:
-    """Problems and the measurement of one batch: rules 2, 4 and 5."""
-    batch, where = len(expected), f"{kind} inputs, a batch of {len(expected)}"
-    if logits.shape != expected.shape:
-        return [f"{where}: the graph gives {list(logits.shape)}, PyTorch {list(expected.shape)}"], []
-    values = logits.astype(np.float64)
-    if not np.isfinite(values).all():
-        return [f"{where}: the graph gives NaN or infinity"], []
-    distance = float(np.abs(values - expected).max())
-    snr = snr_db(expected, values)
-    flipped = values.argmax(1) != expected.argmax(1)
-    failures = int(np.count_nonzero(flipped & (margin(expected) > 2 * noise)))
-    problems = []
-    if distance > MULTIPLE * noise:
-        problems.append(
-            f"{where}: {distance:.2e} from float64 PyTorch, {distance / noise:.1f} noise floors of {noise:.2e}; "
-            f"{MULTIPLE:g} are allowed"
-        )
-    if failures:
-        problems.append(f"{where}: the top-1 of {failures} differs, by more than the noise")
-    return problems, [
-        Measurement(
-            kind, batch, distance, noise, snr if np.isfinite(snr) else None, int(np.count_nonzero(flipped)), failures
-        )
-    ]
+    def _named(self, answers: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """PyTorch's answers under the names in the metadata, which are in its order."""
+        given = self.metadata.given
+        if len(answers) != len(given):
+            raise InputError(
+                f"PyTorch gives {len(answers)} outputs ({', '.join(answers)}), not {len(given)}", "export it again"
+            )
+        return {spec.name: values for spec, values in zip(given, answers.values(), strict=True)}
 
 
 def _verdict(measurements: list[Measurement], problems: list[str], seed: int) -> Verification:
@@ -203,38 +193,29 @@ def _precision(model: onnx.ModelProto) -> str:
             "a quantised graph differs from PyTorch by more than rounding",
             "compare their labels: toolkit compare MODEL.pt GRAPH.onnx --data DATA",
         )
-    return max(types & _UNITS.keys(), key=lambda name: _UNITS[name], default="fp32")
+    return max(types & UNITS.keys(), key=lambda name: UNITS[name], default="fp32")
 
 
 def _shape_problem(model: onnx.ModelProto, metadata: ModelMetadata) -> str | None:
     """What is wrong with the graph's declared inputs and outputs."""
     given, made = inputs(model), outputs(model)
-    if len(given) != 1 or len(made) != 1:
-        return f"the graph has {len(given)} inputs and {len(made)} outputs, not one of each"
-    spec, preprocess = given[0], metadata.preprocess
-    shape: tuple[int, ...] = (preprocess.height, preprocess.width)
-    shape = (*shape, preprocess.channels) if spec.dtype == "uint8" else (preprocess.channels, *shape)
-    if spec.shape[1:] != shape:
-        return f"the graph's input is {spec}, not [batch, {', '.join(map(str, shape))}]"
-    for tensor in (spec, made[0]):
+    taken, wanted = metadata.taken, metadata.given
+    if (len(given), len(made)) != (len(taken), len(wanted)):
+        amount = "one of each" if len(taken) == len(wanted) == 1 else f"{len(taken)} and {len(wanted)}"
+        return f"the graph has {len(given)} inputs and {len(made)} outputs, not {amount}"
+    if metadata.pictures is not None:
+        spec, preprocess = given[0], metadata.preprocess
+        shape: tuple[int, ...] = (preprocess.height, preprocess.width)
+        shape = (*shape, preprocess.channels) if spec.dtype == "uint8" else (preprocess.channels, *shape)
+        if spec.shape[1:] != shape:
+            return f"the graph's input is {spec}, not [batch, {', '.join(map(str, shape))}]"
+    else:
+        known = {spec.name: spec for spec in given}
+        for spec in taken:
+            found = known.get(spec.name) if len(taken) > 1 else given[0]
+            if found is None or found.shape[1:] != spec.shape[1:]:
+                return f"the graph takes {found or '; '.join(map(str, given))}, not {spec}"
+    for tensor in (*given, *made):
         if tensor.shape and isinstance(tensor.shape[0], int):
             return f"the batch size {tensor.shape[0]} is baked into the graph: {tensor}"
     return None
-
-
-def _inputs(
-    metadata: ModelMetadata, images: NDArray[np.uint8] | None, count: int, seed: int
-) -> dict[str, NDArray[np.uint8]]:
-    """``count`` pictures a kind of input."""
-    preprocess = metadata.preprocess
-    shape = (preprocess.height, preprocess.width, preprocess.channels)
-    kinds = {"random": np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)}
-    if images is not None:
-        if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
-            raise InputError(
-                f"real pictures must be uint8 [N, {', '.join(map(str, shape))}], got {images.dtype} "
-                f"{list(images.shape)}",
-                "prepare them with the model's preprocessing",
-            )
-        kinds["real"] = images[np.arange(count) % len(images)]
-    return kinds

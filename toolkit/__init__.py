@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engines.errors import ToolkitError as ToolkitError
     from engines.preprocess import Preprocess as Preprocess
     from engines.sessions import open_session as open_session
+    from export.sources.description import Description as Description
     from toolkit.comparison.goal import Goal as Goal
     from toolkit.comparison.records.reading import read_record as read_record
     from toolkit.loading import load as load
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from toolkit.steps.diff import diff as diff
     from toolkit.steps.diff import keep_baseline as keep_baseline
     from toolkit.steps.export import export as export
+    from toolkit.steps.import_graph import import_graph as import_graph
     from toolkit.steps.package import package as package
     from toolkit.steps.predict import predict_to as predict_to
     from toolkit.steps.reports import show_records as show_records
@@ -44,6 +46,7 @@ __distribution__ = "onnx-tensorrt-toolkit"
 _PUBLIC = {
     "Batcher": "toolkit.runtime.batcher",
     "DeadlineExceeded": "engines.errors",
+    "Description": "export.sources.description",
     "Goal": "toolkit.comparison.goal",
     "InputError": "engines.errors",
     "Overloaded": "engines.errors",
@@ -57,6 +60,7 @@ _PUBLIC = {
     "compare": "toolkit.steps.compare",
     "diff": "toolkit.steps.diff",
     "export": "toolkit.steps.export",
+    "import_graph": "toolkit.steps.import_graph",
     "keep_baseline": "toolkit.steps.diff",
     "load": "toolkit.loading",
     "open_session": "engines.sessions",

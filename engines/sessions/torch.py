@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engines.answers import answers_of
 from engines.errors import InputError, RunError, ToolkitError, UnsupportedError
 from engines.metadata import ModelMetadata
 from engines.optional import require
@@ -22,9 +23,10 @@ class TorchSession(OwnedSession):
     """Runs an ``nn.Module`` in eager mode.
 
     Args:
-        module: maps [batch, channels, height, width] to logits [batch, classes]; it is put into
-            evaluation mode and moved to the device.
-        metadata: its labels and preprocessing; with ``uint8_input`` the session takes NHWC pixels and
+        module: maps the metadata's inputs, by position, to its outputs: of a classifier of pictures
+            [batch, channels, height, width] to logits [batch, classes]. It is put into evaluation mode and moved to
+            the device.
+        metadata: its tensors, labels and preprocessing; with ``uint8_input`` the session takes NHWC pixels and
             normalises them on the device as an exported graph does.
         device: "cpu", "cuda:N", or "auto": CUDA where PyTorch has it, else the CPU.
         threads: the CPU threads that PyTorch uses; the setting is PyTorch's and holds for the process.
@@ -57,20 +59,17 @@ class TorchSession(OwnedSession):
         self._module: torch.nn.Module | None = module.eval().to(self._device)
         floats = (p.dtype for p in module.parameters() if p.is_floating_point())
         self._dtype = next(floats, library.float32)
-        spec = metadata.preprocess
+        given = metadata.taken
         if metadata.uint8_input:
+            spec = metadata.preprocess
             scale, shift = spec.affine()
             self._scale = library.from_numpy(scale).to(self._device).view(1, -1, 1, 1)
             self._shift = library.from_numpy(shift).to(self._device).view(1, -1, 1, 1)
-            given = TensorSpec("input", "uint8", ("batch", spec.height, spec.width, spec.channels))
-        else:
-            given = TensorSpec("input", "float32", ("batch", spec.channels, spec.height, spec.width))
+            given = (TensorSpec(given[0].name, "uint8", ("batch", spec.height, spec.width, spec.channels)),)
         self._pixels = metadata.uint8_input
         self._times: StageTimes | None = None
         info = SessionInfo(self.backend, str(self._device), self.provider, {"torch": str(library.__version__)})
-        super().__init__(
-            (given,), (TensorSpec("logits", "float32", ("batch", len(metadata.labels))),), metadata, info
-        )
+        super().__init__(given, metadata.given, metadata, info)
 
     def stage_times(self) -> StageTimes | None:
         """Times of the last run on CUDA; None on the CPU."""
@@ -95,15 +94,12 @@ class TorchSession(OwnedSession):
         try:
             with torch.inference_mode():
                 self._mark(marks, 0)
-                # from_numpy shares memory and wants it writable: a read-only array is copied.
-                array = plain(feeds["input"])
-                host = torch.from_numpy(array if array.flags.writeable else array.copy())
-                value = host.to(self._device)
+                values = tuple(self._host(feeds[spec.name]).to(self._device) for spec in self._inputs)
                 self._mark(marks, 1)
-                logits = self._compute(value)
+                computed = self._compute(*values)
                 self._mark(marks, 2)
                 # A module may answer with a view of its own state, or of the input: the copy is the caller's.
-                answer = np.array(logits.cpu().numpy())
+                answers = [np.array(value.cpu().numpy()) for value in computed]
                 self._mark(marks, 3)
         except RuntimeError as error:
             raise self._failure(error, batch) from error
@@ -111,22 +107,39 @@ class TorchSession(OwnedSession):
             marks[3].synchronize()
             copy_in, device, copy_out = (a.elapsed_time(b) / 1e3 for a, b in pairwise(marks))
             self._times = StageTimes(copy_in, device, copy_out)
-        expected = (batch, len(self._metadata.labels) if self._metadata else 0)
-        if answer.shape != expected:
-            raise RunError(
-                f"the module answers {list(answer.shape)}, its metadata promises {list(expected)}",
-                "load the checkpoint with the right number of classes",
-            )
-        return {"logits": answer}
+        return self._named(answers, batch)
 
-    def _compute(self, value: "torch.Tensor") -> "torch.Tensor":
-        """Logits in float32 of what the session takes, on the device."""
+    def _host(self, feed: Array) -> "torch.Tensor":
+        # from_numpy shares memory and wants it writable: a read-only array is copied.
+        array = plain(feed)
+        host: torch.Tensor = self._torch.from_numpy(array if array.flags.writeable else array.copy())
+        return host
+
+    def _named(self, answers: list[Array], batch: int) -> dict[str, Array]:
+        """The answers under their names, or the error that they aren't what the metadata promises."""
+        if len(answers) != len(self._outputs):
+            raise RunError(
+                f"the module answers {len(answers)} tensors, its metadata promises {len(self._outputs)}",
+                "load the checkpoint with the outputs that it has",
+            )
+        for answer, spec in zip(answers, self._outputs, strict=True):
+            expected = [batch, *spec.shape[1:]]
+            if list(answer.shape) != expected:
+                raise RunError(
+                    f"the module answers {list(answer.shape)}, its metadata promises {expected}",
+                    "load the checkpoint with the right number of classes",
+                )
+        return {spec.name: answer for spec, answer in zip(self._outputs, answers, strict=True)}
+
+    def _compute(self, *values: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+        """What the module makes of what the session takes, on the device; floats in float32."""
         module = self._module
         assert module is not None, "run() has checked that the session is open"  # noqa: S101
         if self._pixels:
-            value = value.permute(0, 3, 1, 2).float() * self._scale + self._shift
-        logits: torch.Tensor = module(value.to(self._dtype)).float()
-        return logits
+            values = (values[0].permute(0, 3, 1, 2).float() * self._scale + self._shift,)
+        typed = (value.to(self._dtype) if value.is_floating_point() else value for value in values)
+        answers = answers_of(module(*typed)).values()
+        return tuple(value.float() if value.is_floating_point() else value for value in answers)
 
     def _failure(self, error: RuntimeError, batch: int) -> ToolkitError:
         """What an exception of a run on a batch of this size says."""

@@ -43,8 +43,8 @@ class TorchCompileSession(TorchSession):
         self._before = _graphs()
         plain = super()._compute
 
-        def whole(value: "torch.Tensor") -> "torch.Tensor":
-            return plain(value)
+        def whole(*values: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+            return plain(*values)
 
         # PyTorch keeps what it has compiled by the code object, and gives up after 8 variants of one: a new one each.
         own = types.FunctionType(whole.__code__.replace(), whole.__globals__, closure=whole.__closure__)
@@ -66,11 +66,12 @@ class TorchCompileSession(TorchSession):
             provider, f"PyTorch's counters: {compiled}; {proof.how}", proof.shares, (*proof.fallbacks, *left)
         )
 
-    def _compute(self, value: "torch.Tensor") -> "torch.Tensor":
-        if len(value) > 1:  # a batch of one is always compiled for itself
-            self._torch._dynamo.mark_dynamic(value, 0)
-        logits: torch.Tensor = self._compiled(value)
-        return logits
+    def _compute(self, *values: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+        if len(values[0]) > 1:  # a batch of one is always compiled for itself
+            for value in values:
+                self._torch._dynamo.mark_dynamic(value, 0)
+        answers: tuple[torch.Tensor, ...] = self._compiled(*values)
+        return answers
 
     def _failure(self, error: RuntimeError, batch: int) -> ToolkitError:
         kind, text = type(error).__name__, str(error)

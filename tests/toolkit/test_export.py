@@ -13,7 +13,7 @@ from torch import nn
 from engines.errors import CheckpointError, InputError, VerificationError
 from engines.preprocess import Preprocess
 from export import verify as verification
-from export.checkpoint import load_checkpoint
+from export.checkpoint import load_checkpoint, save_checkpoint
 from export.graph import VERIFICATION_KEY, inputs, load_graph, read_metadata, read_verification, save_graph
 from export.models.registry import ARCHITECTURES, ArchitectureSpec, build
 from toolkit.cli import run
@@ -122,7 +122,9 @@ def test_labels_and_preprocessing_that_differ_from_the_checkpoints_fail(
         item.value = item.value.replace("0.485", "0.5").replace('"labels":["', '"labels":["not ')
     other = folder / "metadata.onnx"
     save_graph(model, other)
-    result = verify(checkpoint, other, max_batch=1)
+    own = folder / "own.pt"
+    save_checkpoint(own, load_checkpoint(checkpoint).module, report.metadata)
+    result = verify(own, other, max_batch=1)
     assert not result.passed
     assert "class labels are not the checkpoint's" in result.problems[0]
     assert result.problems[1] == "the graph's preprocessing has another mean than the checkpoint's"

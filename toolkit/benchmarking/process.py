@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from engines.errors import RunError, ToolkitError
 from engines.preprocess import Preprocess
+from engines.tensors import Array
 from toolkit.benchmarking.messages import Block, Contestant, Opened, Proof
 from toolkit.benchmarking.pausing import pause, resume
 
@@ -95,9 +97,15 @@ class WorkerProcess:
         """Classify uint8 pixels [N, H, W, C]; float32 [N, classes]. None: the graph normalises by itself."""
         return cast("NDArray[np.float32]", self._ask("logits", pixels, preprocess))
 
-    def feed(self, pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> None:
-        """Take these images, as for :meth:`logits`, for all that is timed from now on; before, it is noise."""
-        self._ask("feed", pixels, preprocess)
+    def answers(
+        self, samples: NDArray[np.uint8] | Mapping[str, Array], preprocess: Preprocess | None
+    ) -> dict[str, Array]:
+        """Every output, [N, ...] each, for pixels as for :meth:`logits`, or for an array an input."""
+        return cast("dict[str, Array]", self._ask("answers", samples, preprocess))
+
+    def feed(self, samples: NDArray[np.uint8] | Mapping[str, Array], preprocess: Preprocess | None) -> None:
+        """Take these samples, as for :meth:`answers`, for all that is timed from now on; before, it is noise."""
+        self._ask("feed", samples, preprocess)
 
     def warm(self, batch: int, seconds: float) -> int:
         """Run untimed for ``seconds``; the number of runs."""

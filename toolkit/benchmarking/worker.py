@@ -13,6 +13,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,10 +25,11 @@ from engines.errors import InputError, RunError, ToolkitError
 from engines.preprocess import Preprocess
 from engines.sessions.base import Session, StageTimes
 from engines.sessions.proof import Provable
-from engines.tensors import Array, TensorSpec
+from engines.tensors import Array
 from toolkit.benchmarking.device_memory import DeviceMemory
 from toolkit.benchmarking.messages import Block, Contestant, Opened, Proof
 from toolkit.benchmarking.pausing import CAN_PAUSE, die_with_owner
+from toolkit.benchmarking.worker_feeds import feeds_for, noise, prepared
 
 QUIET_SHARE = 0.1
 """A process is idle when it uses less than this share of one core."""
@@ -46,7 +49,7 @@ class Worker:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._feeds: dict[int, dict[str, Array]] = {}
-        self._sample: Array | None = None
+        self._sample: dict[str, Array] = {}
         self._device_memory = DeviceMemory()
 
     @property
@@ -84,13 +87,25 @@ class Worker:
 
         ``preprocess`` normalises them; None feeds the pixels to a graph that does so itself.
         """
-        values = self._prepared(pixels, preprocess)
+        values = prepared(self.session.inputs[0], pixels, preprocess)
         parts = [self._run_padded(part) for part in np.split(values, self._cuts(len(values)))]
         return np.concatenate(parts)
 
-    def feed(self, pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> None:
-        """Take these images, as for ``logits``, for everything that is timed from now on."""
-        self._sample = self._prepared(pixels, preprocess)
+    def answers(
+        self, samples: NDArray[np.uint8] | Mapping[str, Array], preprocess: Preprocess | None
+    ) -> dict[str, Array]:
+        """Every output for pixels, as for ``logits``, or for an array an input; [N, ...] each."""
+        feeds = feeds_for(self.session.inputs, samples, preprocess)
+        count = len(next(iter(feeds.values())))
+        parts: dict[str, list[Array]] = {}
+        for start, end in pairwise([0, *self._cuts(count), count]):
+            for name, values in self._padded({name: array[start:end] for name, array in feeds.items()}).items():
+                parts.setdefault(name, []).append(values)
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def feed(self, samples: NDArray[np.uint8] | Mapping[str, Array], preprocess: Preprocess | None) -> None:
+        """Take these samples, as for ``answers``, for everything that is timed from now on."""
+        self._sample = feeds_for(self.session.inputs, samples, preprocess)
         self._feeds.clear()
 
     def warm(self, batch: int, seconds: float) -> int:
@@ -171,12 +186,6 @@ class Worker:
             self._session.close()
             self._session = None
 
-    def _prepared(self, pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> Array:
-        """Pixels as the session takes them."""
-        values: Array = pixels if preprocess is None else preprocess.normalise(pixels)
-        wanted = self.session.inputs[0].dtype
-        return values if values.dtype.name == wanted else values.astype(wanted)
-
     def _first_run(self, batch: int) -> float:
         feeds = self._feeds_of(batch)
         before = time.perf_counter()
@@ -198,12 +207,11 @@ class Worker:
     def _feeds_of(self, batch: int) -> dict[str, Array]:
         """Inputs for a batch: the images that were given to it, repeated to fit, or noise before there are any."""
         if batch not in self._feeds:
-            first, *others = self.session.inputs
-            if self._sample is None:
-                values = _noise(first, batch)
-            else:
-                values = np.resize(self._sample, (batch, *self._sample.shape[1:]))
-            self._feeds[batch] = {first.name: values} | {spec.name: _noise(spec, batch) for spec in others}
+            known = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in self._sample.items()}
+            self._feeds[batch] = {
+                spec.name: known[spec.name] if spec.name in known else noise(spec, batch)
+                for spec in self.session.inputs
+            }
         return self._feeds[batch]
 
     def _cuts(self, count: int) -> list[int]:
@@ -215,33 +223,34 @@ class Worker:
         return shape[0] if shape and isinstance(shape[0], int) else None
 
     def _run_padded(self, values: Array) -> NDArray[np.float32]:
-        """Run one part; a short one is padded with its last image where the engine takes no such batch."""
-        count, session = len(values), self.session
-        name = session.inputs[0].name
+        """The logits of one part."""
+        session = self.session
+        outputs = self._padded({session.inputs[0].name: values})
+        scored = session.metadata.scored if session.metadata else None
+        name = next(name for name in ("logits", scored, session.outputs[0].name) if name in outputs)
+        return np.asarray(outputs[name], np.float32).reshape(len(values), -1)
+
+    def _padded(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Run one part; a short one is padded with its last sample where the engine takes no such batch."""
+        count, session = len(next(iter(feeds.values()))), self.session
         try:
-            outputs = session.run({name: values})
+            return session.run(feeds)
         except InputError:
             full = self._fixed() or session.info.max_batch
             if full is None or count >= full:
                 raise
-            outputs = session.run({name: np.concatenate([values, values[-1:].repeat(full - count, axis=0)])})
-        name = "logits" if "logits" in outputs else self.session.outputs[0].name
-        result = np.asarray(outputs[name], np.float32)[:count]
-        return result.reshape(count, -1)
+            outputs = session.run(
+                {
+                    name: np.concatenate([array, array[-1:].repeat(full - count, axis=0)])
+                    for name, array in feeds.items()
+                }
+            )
+            return {name: values[:count] for name, values in outputs.items()}
 
 
 def _stages(session: Session) -> list[StageTimes]:
     times = session.stage_times()
     return [] if times is None else [times]
-
-
-def _noise(spec: TensorSpec, batch: int) -> Array:
-    """Seeded random values of the tensor's type, with every varying dimension set to ``batch``."""
-    shape = tuple(size if isinstance(size, int) else batch for size in spec.shape)
-    rng = np.random.default_rng(0)
-    if np.issubdtype(np.dtype(spec.dtype), np.integer):
-        return rng.integers(0, np.iinfo(spec.dtype).max, shape, spec.dtype, endpoint=True)
-    return rng.standard_normal(shape, np.float32).astype(spec.dtype)
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:

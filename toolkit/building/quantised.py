@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calibration.rename import fit
 from calibration.table import CalibrationTable
-from engines.errors import GraphError
+from engines.errors import GraphError, UnsupportedError
 from engines.progress import QUIET, Progress
 from export.graph import read_metadata
 from toolkit.building.budget import Budget, hold
@@ -71,6 +71,7 @@ def prepare(
     Raises:
         InputError: a layer to keep that isn't there, no data and no table, and the like.
         GraphError: the graph carries no preprocessing, so that no accuracy can be measured.
+        UnsupportedError: it is no classifier of pictures, and a budget is asked for.
         TableError: the table is damaged, or of another graph.
         DataError: the data can't be used, or isn't labelled.
         BudgetError: no choice of layers holds the budget.
@@ -83,6 +84,11 @@ def prepare(
             raise GraphError(
                 f"'{path}' doesn't say what its classes are and how its images are preprocessed",
                 "export it with `toolkit export`, which stores that",
+            )
+        if metadata.pictures is None or metadata.scores == "none":
+            raise UnsupportedError(
+                f"an accuracy budget is held on labelled pictures: {metadata.architecture} is no classifier of those",
+                "build without --max-drop, and see with `toolkit compare` how near its outputs are",
             )
         data = open_dataset(data, progress=progress)
         labelled_data = labelled(data, metadata)

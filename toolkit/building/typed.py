@@ -105,7 +105,8 @@ def derive(
     sources = {"graph": digest(path), "weights": weights}
     metadata = read_metadata(model)
     if metadata is not None:
-        sources["preprocess"] = metadata.preprocess.digest()
+        if metadata.preprocess_digest is not None:
+            sources["preprocess"] = metadata.preprocess_digest
         if "checkpoint" in metadata.origin:
             sources["checkpoint"] = metadata.origin["checkpoint"]
     if precision == "fp32":

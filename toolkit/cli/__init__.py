@@ -13,6 +13,7 @@ from engines.errors import ToolkitError
 COMMANDS = {
     "train": "Train a classifier on images and save a checkpoint.",
     "export": "Export a checkpoint to ONNX and verify it against PyTorch.",
+    "import": "Make a master graph of an ONNX file from another exporter.",
     "verify": "Check an ONNX graph against its PyTorch checkpoint.",
     "calibrate": "Measure the ranges of a graph's tensors on data.",
     "sensitivity": "Measure what quantising each layer costs.",
@@ -41,7 +42,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"toolkit.cli.{cmd_name.replace('-', '_')}")
+        name = "import_" if cmd_name == "import" else cmd_name.replace("-", "_")  # a keyword
+        module = importlib.import_module(f"toolkit.cli.{name}")
         command: click.Command = module.command
         return command
 

@@ -6,6 +6,7 @@ import click
 
 from toolkit.cli import console
 from toolkit.cli.compare import batch_sizes, say_where, show, written
+from toolkit.cli.describe import model_option
 
 
 @click.command("bench")
@@ -30,6 +31,7 @@ from toolkit.cli.compare import batch_sizes, say_where, show, written
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [the backend's choice].")
 @click.option("--trust-pickle", is_flag=True, help="Load pickled modules; this runs their code.")
+@model_option
 @written
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on with an interrupted run.")
 @click.option("--force", is_flag=True, help="Replace outputs that are of another comparison.")

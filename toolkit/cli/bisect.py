@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolkit.cli import console
+from toolkit.kinds import KINDS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     "--data",
     required=True,
     metavar="DATA",
-    help="digits, an image folder, IDX files or .npz: images of its train split.",
+    help=f"{KINDS}: images of its train split.",
 )
 @click.option("--images", type=click.IntRange(min=1), default=64, show_default=True, help="How many images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images.")

@@ -11,6 +11,7 @@ from engines.builders.capabilities import help_text
 from engines.errors import CheckFailedError
 from engines.sizes import parse_bytes
 from toolkit.cli.console import emit_json, note, out, progress
+from toolkit.kinds import KINDS
 
 if TYPE_CHECKING:
     from engines.builders.options import HardwareCompatibility
@@ -43,7 +44,7 @@ _COMPATIBILITY: "dict[str, HardwareCompatibility]" = {
 @click.option(
     "--data",
     metavar="DATA",
-    help="Calibrate INT8 or FP8 on this data (a folder, .npz, IDX files, or 'digits'), and measure --max-drop on it.",
+    help=f"Calibrate INT8 or FP8 on this data, and measure --max-drop on it: {KINDS}.",
 )
 @click.option(
     "--table",

@@ -7,6 +7,7 @@ import click
 
 from engines.errors import InputError
 from toolkit.cli import console
+from toolkit.kinds import KINDS
 
 if TYPE_CHECKING:
     from calibration.table import CalibrationTable
@@ -20,7 +21,7 @@ _MEASURING = (
 
 @click.command("calibrate")
 @click.argument("graph", metavar="MODEL.onnx", type=click.Path())
-@click.option("--data", metavar="DATA", help="digits, an image folder, IDX files or .npz: its train split is used.")
+@click.option("--data", metavar="DATA", help=f"{KINDS}: its train split is used.")
 @click.option(
     "--from",
     "source",

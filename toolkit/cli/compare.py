@@ -8,6 +8,8 @@ import click
 
 from engines.errors import InputError
 from toolkit.cli import console
+from toolkit.cli.describe import model_option
+from toolkit.kinds import KINDS
 
 if TYPE_CHECKING:
     from toolkit.comparison.goal import Goal
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 AIMS = ("latency", "throughput", "accuracy", "balanced")
 _MEASURING = (
     "data", "reference", "batch", "images", "seconds", "rounds", "launches", "seed", "device", "threads",
-    "trust_pickle", "fresh",
+    "trust_pickle", "model", "fresh",
 )  # fmt: skip
 """Options that say how to measure: records are measured already."""
 
@@ -75,7 +77,7 @@ def wanted(aim: str | None, max_drop: float | None) -> "Goal | None":
 
 @click.command("compare")
 @click.argument("artifacts", nargs=-1, metavar="ARTIFACT...", type=click.Path())
-@click.option("--data", metavar="DATA", help="digits, an image folder, IDX files or .npz.")
+@click.option("--data", metavar="DATA", help=f"{KINDS}.")
 @click.option("--reference", metavar="ARTIFACT", help="What the others are held against [first .pt, else .onnx].")
 @click.option(
     "--batch",
@@ -95,6 +97,7 @@ def wanted(aim: str | None, max_drop: float | None) -> "Goal | None":
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each [the backend's choice].")
 @click.option("--trust-pickle", is_flag=True, help="Load pickled modules; this runs their code.")
+@model_option
 @click.option("--goal", type=click.Choice(AIMS), help="What the recommendation is for [balanced].")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Points of top-1 that the recommended may lose [0.5].")
 @written

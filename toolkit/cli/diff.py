@@ -10,7 +10,9 @@ import click
 from engines.errors import CheckFailedError, InputError
 from toolkit.cli import console
 from toolkit.cli.compare import fixed_sizes
+from toolkit.cli.describe import model_option
 from toolkit.gate.limits import GATES, Limits
+from toolkit.kinds import KINDS
 
 Command = Callable[..., None]
 _GATES = click.Choice(GATES)
@@ -25,7 +27,7 @@ def _limit(option: str, kind: "click.ParamType[Any]", text: str) -> "Callable[[C
 @click.command("diff")
 @click.argument("old", metavar="OLD", type=click.Path())
 @click.argument("new", metavar="[NEW]", required=False, type=click.Path())
-@click.option("--data", required=True, metavar="DATA", help="digits, an image folder, IDX files or .npz.")
+@click.option("--data", required=True, metavar="DATA", help=f"{KINDS}.")
 @click.option(
     "--baseline", metavar="FILE.npz", type=click.Path(path_type=Path), help="Keep what OLD answers, without NEW."
 )
@@ -62,6 +64,7 @@ def _limit(option: str, kind: "click.ParamType[Any]", text: str) -> "Callable[[C
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each [the backend's choice].")
 @click.option("--trust-pickle", is_flag=True, help="Load pickled modules; this runs their code.")
+@model_option
 @click.option("--junit", metavar="FILE.xml", type=click.Path(path_type=Path), help="Write a JUnit report.")
 @click.option("--force", is_flag=True, help="Replace a baseline of another artifact.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
@@ -119,7 +122,9 @@ def command(
         raise CheckFailedError(found.what_broke(), found.remedy())
 
 
-_TIMING = ("images", "seed", "batch_sizes", "seconds", "rounds", "launches", "device", "threads", "trust_pickle")
+_TIMING = (
+    "images", "seed", "batch_sizes", "seconds", "rounds", "launches", "device", "threads", "trust_pickle", "model",
+)  # fmt: skip
 _KEPT = {*_TIMING, "old", "new", "data", "baseline", "batch", "force", "as_json"}
 """Options that keeping a baseline has a use for."""
 

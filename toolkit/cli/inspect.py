@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli import console
+from toolkit.cli.describe import model_option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @click.argument("file", type=click.Path())
 @click.option("--trust-pickle", is_flag=True, help="Load a pickled module; this runs its code.")
+@model_option
 @click.option("--json", "as_json", is_flag=True, help="Print one machine-readable object.")
-def command(file: str, trust_pickle: bool, as_json: bool) -> None:
+def command(file: str, trust_pickle: bool, model: str | None, as_json: bool) -> None:
     """Show what a checkpoint, graph, table or engine holds.
 
     A checkpoint's layers are shown with output shapes, parameters and multiply-accumulates; a graph's
@@ -26,7 +28,7 @@ def command(file: str, trust_pickle: bool, as_json: bool) -> None:
     """
     from toolkit.steps.inspect import inspect
 
-    report = inspect(file, trust_pickle=trust_pickle)
+    report = inspect(file, trust_pickle=trust_pickle, model=model)
     if as_json:
         console.emit_json(report.to_json())
     for number, section in enumerate(() if as_json else report.sections):

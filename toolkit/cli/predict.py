@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli import console
+from toolkit.cli.describe import code_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--ray-actors", type=click.IntRange(min=1), default=1, show_default=True, help="Predictors on it.")
 @click.option("--ray-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs, or a share of one, for each.")
 @click.option("--trust-pickle", is_flag=True, help="Load a pickled module; this runs its code.")
+@code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one machine-readable object.")
 def command(
     *,

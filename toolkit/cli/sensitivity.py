@@ -1,11 +1,13 @@
 """``toolkit sensitivity``: what each layer's quantisation costs."""
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.cli import console
+from toolkit.kinds import KINDS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     "--data",
     required=True,
     metavar="DATA",
-    help="digits, an image folder, IDX files or .npz: images of its train split that were not calibrated on.",
+    help=f"{KINDS}: images of its train split that were not calibrated on.",
 )
 @click.option("--table", type=click.Path(), help="The calibration table [the one beside the graph].")
 @click.option("--fp8", is_flag=True, help="Quantise to FP8, with the FP8 table, instead of INT8.")
@@ -90,7 +92,8 @@ def _table(found: "Sensitivity", precision: str, *, plain: bool) -> "RenderableT
         table.add_column(name, justify="right", no_wrap=True)
 
     def figures(sqnr: float, flips: int, kl: float, accuracy: float | None) -> list[str]:
-        cells = [f"{sqnr:.1f}", f"{flips} of {found.images}", f"{kl:.2g}"]
+        labelled = not math.isnan(kl)  # it is none where there are no labels that could flip
+        cells = [f"{sqnr:.1f}", *([f"{flips} of {found.images}", f"{kl:.2g}"] if labelled else ["-", "-"])]
         return cells + ([f"{100 * accuracy:.2f} %"] if accuracy is not None else [])
 
     for layer in found.worst_first():

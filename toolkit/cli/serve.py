@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli import console
+from toolkit.cli.describe import code_option
 
 if TYPE_CHECKING:
     from toolkit.server.run import Listening
@@ -45,6 +46,7 @@ _PORT = click.IntRange(-1, 65535)
     "--backend", default="auto", show_default=True, help="What runs them: openvino for a graph [by the file]."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each session [the backend's choice].")
+@code_option
 @click.option(
     "--drain-delay", type=click.FloatRange(0, 3600), default=1.0, show_default=True,
     help="Seconds between not being ready and closing the ports.",
@@ -79,6 +81,7 @@ def command(
     device: str,
     backend: str,
     threads: int | None,
+    code: str | None,
     drain_delay: float,
     drain_timeout: float,
     scaled: bool,
@@ -142,6 +145,7 @@ def command(
                 instances=instances,
                 backend=backend,
                 threads=threads,
+                code=code,
                 max_batch=max_batch,
                 max_delay=max_delay,
                 queue=queue,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from toolkit.benchmarking.timing import Interval
     from toolkit.comparison.accuracy.shares import Share
+    from toolkit.comparison.fidelity import OutputFidelity
 
 
 def milliseconds(seconds: float) -> str:
@@ -41,6 +42,18 @@ def percent_with_interval(share: "Share | None") -> str:
         return "-"
     low, high = share.interval
     return f"{100 * share.rate:.2f} % ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def closeness(one: "OutputFidelity") -> tuple[str, str, str, str]:
+    """SQNR in dB, cosine, largest error as a share of the range, share that is the same; "-" for what it hasn't."""
+    discrete = one.cosine is None and one.max_error is None
+    sqnr = "-" if discrete else "identical" if one.sqnr_db is None else f"{one.sqnr_db:.1f}"
+    return (
+        sqnr,
+        "-" if one.cosine is None else f"{one.cosine:.6f}",
+        "-" if one.max_error is None else f"{100 * one.max_error:.2g} %",
+        "-" if one.same is None else f"{100 * one.same:.2f} %",
+    )
 
 
 def ratio(value: "Interval | None") -> str:

@@ -25,7 +25,7 @@ def record_measurements(comparison: Comparison) -> tuple[str, ...]:
     """
     problems = []
     for row in comparison.rows:
-        if row.failure is not None or (row.accuracy is None and not row.speeds):
+        if row.failure is not None or (row.accuracy is None and row.fidelity is None and not row.speeds):
             continue
         path = Path(row.path)
         try:
@@ -90,6 +90,9 @@ def measurements(comparison: Comparison, row: Row) -> dict[str, Any]:
             "reference": comparison.reference,
             **{name: value for name, value in row.accuracy.to_json().items() if name not in _LONG},
         }
+    if row.fidelity is not None and comparison.data is not None and row.name != comparison.reference:
+        data = comparison.data.to_json()
+        found["fidelity"] = {**context, "data": data, "reference": comparison.reference, **row.fidelity.to_json()}
     if row.speeds:
         speeds = [speed.to_json() for speed in row.speeds.values()]
         for speed in speeds:

@@ -32,6 +32,8 @@ def tables_of(comparison: Comparison, *, plain: bool) -> list[Table]:
     """The tables that there are figures for, of a comparison of one run."""
     rows = comparison.rows
     found = [_accuracy(comparison, plain=plain)] if any(row.accuracy for row in rows) else []
+    if any(row.fidelity for row in rows):
+        found.append(_fidelity(comparison, plain=plain))
     if any(row.speeds for row in rows):
         found.append(_speed(comparison, plain=plain))
     if any(speed.timing.stages for row in rows for speed in row.speeds.values()):
@@ -62,6 +64,27 @@ def _accuracy(comparison: Comparison, *, plain: bool) -> Table:
             flips = str(against.flips.count) if against else "-"
             cells += [same, flips, figures.points(against.drop if against else None)]
         table.add_row(*cells)
+    return table
+
+
+def _fidelity(comparison: Comparison, *, plain: bool) -> Table:
+    """A line for each artifact and output."""
+    data, rows = comparison.data, [row for row in comparison.rows if row.fidelity]
+    outputs = [one for row in rows if row.fidelity for one in row.fidelity.outputs]
+    on = "" if data is None else f" on {data.images:,} {data.split} samples of {data.name}"
+    table = titled_table(f"Outputs against {comparison.reference or 'nothing'}{on}", plain=plain)
+    _name_column(table)
+    table.add_column("output", overflow="fold")
+    with_same = any(one.same is not None for one in outputs)
+    for name in ("SQNR dB", "cosine", "largest error", *(["same"] if with_same else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        found = row.fidelity.outputs if row.fidelity else ()
+        if not found:
+            table.add_row(row.name, "reference" if row.name == comparison.reference else "-")
+        for number, one in enumerate(found):
+            cells = [row.name if not number else "", one.name, *figures.closeness(one)]
+            table.add_row(*cells[: None if with_same else -1])
     return table
 
 

@@ -109,12 +109,13 @@ def inspect_graph(path: Path) -> Report:
 
 
 def _verification(record: Mapping[str, Any]) -> Facts:
-    """What was measured against PyTorch, a line a kind of input."""
-    from export.verification import Verification
+    """What was measured against PyTorch, or the imported file, a line a kind of input."""
+    from export.verification import PYTORCH, Verification
 
     verification = Verification.from_json(record)
     *lines, verdict = verification.summary()
-    rows = [("against PyTorch", verdict)]
+    against = "PyTorch" if verification.reference == PYTORCH else verification.reference
+    rows = [(f"against {against}", verdict)]
     for line in lines:
         kind, colon, rest = line.partition(", ")
         rows.append((kind, rest) if colon else ("problem", line))

@@ -14,7 +14,7 @@ def measured_sections(measurements: Mapping[str, Any]) -> list[Facts | Table]:
     What isn't laid out as ``toolkit compare`` and ``toolkit bench`` write it is shown name by name.
     """
     rest, rows, tables = dict(measurements), list[tuple[str, str]](), list[Facts | Table]()
-    for name, describe in (("accuracy", _accuracy), ("speed", _speed)):
+    for name, describe in (("accuracy", _accuracy), ("fidelity", _fidelity), ("speed", _speed)):
         if name not in rest:
             continue
         try:
@@ -40,6 +40,17 @@ def _accuracy(value: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[Fac
     if value["non_finite"]:
         rows.append(("", f"logits of {value['non_finite']} images hold NaN or infinity"))
     return rows, []
+
+
+def _fidelity(value: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[Facts | Table]]:
+    data = value["data"]
+    rows = [("outputs", f"against {value['reference']} on {count_text(data['images'])} samples of {data['name']}")]
+    for one in value["outputs"]:
+        level = "identical" if one["sqnr_db"] is None else f"{one['sqnr_db']:.1f} dB SQNR"
+        rows.append(("", f"{one['name']}: {level}" if one["cosine"] is not None else f"{one['name']}: integers"))
+        if one["same"] is not None:
+            rows.append(("", f"{one['name']}: {100 * one['same']:.2f} % the same"))
+    return [*rows, ("", _where(value))], []
 
 
 def _speed(value: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[Facts | Table]]:

@@ -79,11 +79,15 @@ def metadata_facts(metadata: ModelMetadata | None, title: str = "model") -> Fact
     """Architecture, labels, preprocessing and origin, for people."""
     if metadata is None:
         return Facts(title, (("metadata", "none: a foreign file, toolkit can't know its labels and preprocessing"),))
-    rows = [
-        ("architecture", metadata.architecture),
-        ("classes", f"{len(metadata.labels)}: {short_list(metadata.labels)}"),
-        ("preprocessing", describe(metadata.preprocess)),
-    ]
+    classes = f"{len(metadata.labels)}: {short_list(metadata.labels)}" if metadata.labels else "none: no classifier"
+    rows = [("architecture", metadata.architecture), ("classes", classes)]
+    if metadata.scores == "probabilities":
+        rows.append(("scores", "probabilities: softmax has been taken"))
+    if metadata.pictures is not None:
+        rows.append(("preprocessing", describe(metadata.pictures)))
+    for name, specs in (("takes", metadata.inputs), ("gives", metadata.outputs)):
+        if specs:
+            rows.append((name, "; ".join(map(str, specs))))
     if metadata.uint8_input:
         rows.append(("input", "raw uint8 pixels; the graph normalises them itself"))
     rows += [(f"origin: {name}", short_digest(value)) for name, value in metadata.origin.items()]

@@ -39,7 +39,7 @@ def notes_on(model: Model, batches: Batches, serving: Serving, *, warmed: bool, 
         notes.append("the release of Triton must have the OpenVINO accelerator in its ONNX Runtime (x86-64 only)")
     if serving.device == "auto":
         notes.append("instances run on every GPU that Triton sees, on the CPU where it sees none; --device decides")
-    if model.metadata and not model.metadata.uint8_input:
+    if model.metadata and model.metadata.pictures is not None and not model.metadata.uint8_input:
         notes.append("clients send pixels as the parameter toolkit.preprocess says: Triton doesn't preprocess")
     if not labelled:
         notes.append("no labels: nothing says what the classes are called")

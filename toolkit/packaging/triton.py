@@ -215,7 +215,8 @@ def _parameters(model: Model, serving: Serving) -> dict[str, str]:
     if model.metadata:
         found["toolkit.architecture"] = model.metadata.architecture
         found["toolkit.uint8_input"] = json.dumps(model.metadata.uint8_input)
-        found["toolkit.preprocess"] = json.dumps(model.metadata.preprocess.to_json(), sort_keys=True)
+        if model.metadata.pictures is not None:
+            found["toolkit.preprocess"] = json.dumps(model.metadata.pictures.to_json(), sort_keys=True)
     if model.passport:
         found["toolkit.command"] = model.passport.command
         found["toolkit.created"] = model.passport.created

@@ -50,6 +50,7 @@ class Model:
     threads: int | None = None
     batch_size: int | None = None
     trust_pickle: bool = False
+    code: str | None = None
     folder: str = ""
 
     def load(self) -> Predictor:
@@ -62,6 +63,7 @@ class Model:
             backend=self.backend,
             threads=self.threads,
             trust_pickle=self.trust_pickle,
+            model=self.code,
             batch_size=self.batch_size,
         )
 

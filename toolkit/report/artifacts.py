@@ -54,7 +54,7 @@ class Artifact:
     @property
     def ran(self) -> bool:
         """There are figures of it."""
-        return bool(self.row["accuracy"] or self.row["speed"])
+        return bool(self.row["accuracy"] or self.row.get("fidelity") or self.row["speed"])
 
     def speed_at(self, batch: int) -> str | None:
         """The pointer of its speed at a batch size; None where it wasn't measured."""

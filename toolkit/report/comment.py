@@ -29,6 +29,8 @@ def markdown(comparison: Comparison) -> str:
         parts.append(f"{name} {plain(verdict['text'])}")
     parts.append("\n".join(map(_verdict, facts.verdicts)))
     parts.append(_summary(figures, facts, artifacts))
+    if facts.any("fidelity"):
+        parts.append(_outputs(figures, ran))
     parts += [_folded("What to keep in mind", _remarks(facts, artifacts, record["warnings"]))]
     if facts.batches:
         parts.append(_folded("All times", _times(figures, facts, ran)))
@@ -71,6 +73,21 @@ def _summary(figures: Figures, facts: Facts, artifacts: Sequence[Artifact]) -> s
             cells += [figures.text(at(one.speed_at(last) or "none", "images_per_second"), "rate")]
         lines.append([*cells, figures.text(at(one.at, "size_bytes"), "size")])
     return _table([*head, "size"], lines, left=2)
+
+
+def _outputs(figures: Figures, ran: Sequence[Artifact]) -> str:
+    """How near each output is to the reference's."""
+    lines = []
+    for one in ran:
+        for number, output in enumerate((one.row.get("fidelity") or {}).get("outputs", ())):
+            where = at(one.at, "fidelity", "outputs", number)
+            level = figures.text(at(where, "sqnr_db"), "decibels")
+            if output["sqnr_db"] is None and output["cosine"] is not None:
+                level = "identical"
+            forms = (("cosine", "cosine"), ("max_error", "error"), ("same", "percent"))
+            cells = [figures.text(at(where, name), form) for name, form in forms]
+            lines.append([code(one.name), code(output["name"]), level, *cells])
+    return _table(["artifact", "output", "SQNR, dB", "cosine", "largest error", "same"], lines, left=2)
 
 
 def _times(figures: Figures, facts: Facts, ran: Sequence[Artifact]) -> str:

@@ -77,6 +77,16 @@ def decibels(value: float) -> str:
     return f"{value:.1f}".replace("-", MINUS)
 
 
+def cosine(value: float) -> str:
+    """A cosine near one."""
+    return f"{value:.6f}".replace("-", MINUS)
+
+
+def error(share: float) -> str:
+    """A small share as per cent with two significant digits."""
+    return f"{100 * share:.2g} %"
+
+
 def amount(value: float) -> str:
     """MHz, watts, degrees, cores: whole from 100 on, two decimals below 10."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -85,8 +95,10 @@ def amount(value: float) -> str:
 FORMATS: Mapping[str, Format] = {
     "amount": amount,
     "bound": bound,
+    "cosine": cosine,
     "count": count,
     "decibels": decibels,
+    "error": error,
     "fraction": fraction,
     "milliseconds": figures.milliseconds,
     "percent": percent,

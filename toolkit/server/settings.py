@@ -81,6 +81,7 @@ class ModelSettings:
         instances: sessions of the engine on each device.
         backend: what runs it, or "auto": by the file.
         threads: CPU threads of each session; None leaves it to the backend.
+        code: what makes the networks of checkpoints that hold weights alone, as ``toolkit.export`` takes it.
         max_batch, max_delay, queue: as :class:`toolkit.Batcher` takes them.
         decoders: threads that decode and resize pictures; None for as many as there are cores, up to 8.
         pictures: pictures that may wait for these threads.
@@ -90,6 +91,7 @@ class ModelSettings:
     instances: int = 1
     backend: str = "auto"
     threads: int | None = None
+    code: str | None = None
     max_batch: int | None = None
     max_delay: float = 0.002
     queue: int = 1024

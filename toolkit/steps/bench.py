@@ -22,6 +22,7 @@ def bench(
     device: str = "auto",
     threads: int | None = None,
     trust_pickle: bool = False,
+    model: str | None = None,
     record: "str | PathLike[str] | None" = None,
     report: "str | PathLike[str] | None" = None,
     markdown: "str | PathLike[str] | None" = None,
@@ -45,6 +46,7 @@ def bench(
         device: "auto", "cpu" or "cuda:N".
         threads: CPU threads; None leaves it to the backend.
         trust_pickle: load pickled modules, which runs their code.
+        model: the code of networks whose checkpoints hold weights alone, as for ``toolkit.export``; it is run.
         record, report, markdown, csv, fresh, force: as for ``compare``.
         update_passports: write what was measured into the passport beside each engine.
         say: told a line when an interrupted run is taken up.
@@ -71,6 +73,7 @@ def bench(
         device=device,
         threads=threads,
         trust_pickle=trust_pickle,
+        model=model,
         record=record,
         report=report,
         markdown=markdown,

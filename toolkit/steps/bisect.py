@@ -6,7 +6,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.errors import GraphError, InputError
+from engines.errors import GraphError, InputError, UnsupportedError
 from engines.optional import require
 from engines.progress import QUIET, Progress
 from engines.store import open_store
@@ -94,6 +94,11 @@ def bisect(
         check_replace(Path(output), digest, _made_from, force=force)
     models = [load_graph(here), load_graph(wrong.graph)]
     metadata = _metadata(here, models[0], wrong.graph, models[1])
+    if metadata.pictures is None:
+        raise UnsupportedError(
+            f"bisecting feeds pictures, and {metadata.architecture} takes tensors",
+            "`toolkit sensitivity` measures its layers on an .npz",
+        )
     dataset = open_dataset(data, progress=progress)
     chosen = choose(dataset.train, images, seed)
     if len(chosen) < images:
@@ -145,7 +150,7 @@ def _metadata(first: Path, here: "onnx.ModelProto", second: Path, there: "onnx.M
 
     mine, theirs = read_metadata(here), read_metadata(there)
     if mine is not None and theirs is not None:
-        same = mine.preprocess.digest() == theirs.preprocess.digest() and mine.uint8_input == theirs.uint8_input
+        same = mine.preprocess_digest == theirs.preprocess_digest and mine.uint8_input == theirs.uint8_input
         if not same:
             raise GraphError(
                 f"'{first}' and '{second}' prepare pictures in two ways",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.errors import InputError
+from engines.errors import DataError, InputError
 from engines.optional import require
 from engines.progress import QUIET, Progress
 from toolkit.building.ranges import made_from, table_path
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from calibration.collect import TappedGraph
+    from calibration.feeds import Batch, TensorBatch
     from calibration.table import CalibrationTable
     from engines.preprocess import Preprocess
     from export.light import SplitGraph
     from toolkit.data.dataset import Dataset, Split
+    from toolkit.data.tensors import TensorDataset, TensorSplit
 
 
 def calibrate(
     graph: str | PathLike[str],
-    data: "str | PathLike[str] | Dataset",
+    data: "str | PathLike[str] | Dataset | TensorDataset",
     *,
     method: str = "auto",
     precision: str = "int8",
@@ -54,7 +56,8 @@ def calibrate(
 
     Args:
         graph: the FP32 master graph, with its preprocessing inside.
-        data: a data set, or what ``toolkit.data.open_dataset`` takes; its train split is used, never the test split.
+        data: a data set, or what ``toolkit.data.open_dataset`` takes; of a network that takes tensors an ``.npz``
+            (:func:`toolkit.data.tensors.open_tensors`). Its train split is used, never the test split.
         method: "entropy", "percentile", "mse" or "minmax"; "auto" measures them on images that it holds back.
         precision: "int8" or "fp8": what the ranges are for.
         images: how many, chosen with each class in its proportion; all where the split has fewer.
@@ -89,9 +92,10 @@ def calibrate(
     from calibration.collect import TappedGraph
     from calibration.partial import Partial
     from calibration.provenance import data_digest, pack
-    from export.graph import require_metadata
+    from export.graph import read_metadata, require_metadata
     from export.light import load_light
     from toolkit.data import choose, open_dataset
+    from toolkit.data.tensors import TensorDataset, choose_samples, open_tensors
     from toolkit.steps.calibration_cache import check_cache, write_table
 
     settings = Settings(method, precision, equalise, weight_clip, correct_biases, threads, device)
@@ -101,28 +105,37 @@ def calibrate(
     if cache is not None:
         check_cache(Path(cache), precision, force=force)
     path = Path(graph)
-    dataset = open_dataset(data, progress=progress)
     master = load_light(path) if loaded is None else loaded
+    metadata = require_metadata(read_metadata(master.model), path)
+    dataset: Dataset | TensorDataset
+    if metadata.pictures is None:
+        dataset = open_tensors(data, metadata)
+    else:
+        dataset = open_dataset(_no_tensors(data), progress=progress)
     tapped = TappedGraph(path, loaded=master, threads=threads, device=device)
-    metadata = require_metadata(tapped.metadata, path)
     target = Path(output) if output is not None else table_path(path, precision)
     check_replace(target, tapped.weights, made_from, force=force)
-    chosen = choose(dataset.train, images, seed)
-    pixels = _Images(dataset.train, metadata.preprocess, chosen, batch_size, uint8=metadata.uint8_input)
-    partial = Partial(target.with_name(f"{target.name}.partial"), _key(dataset, pixels, tapped, settings))
+    samples: _Images | _Tensors
+    if isinstance(dataset, TensorDataset):
+        chosen = choose_samples(dataset.train, images, seed)
+        samples = _Tensors(dataset.train, chosen, batch_size)
+    else:
+        chosen = choose(dataset.train, images, seed)
+        samples = _Images(dataset.train, metadata.preprocess, chosen, batch_size, uint8=metadata.uint8_input)
+    partial = Partial(target.with_name(f"{target.name}.partial"), _key(dataset.name, samples, tapped, settings))
     if not resume:
         partial.discard()
-    pixels.fingerprints = partial.notes
+    samples.fingerprints = partial.notes
     try:
-        table = calibrate_graph(master, tapped, pixels, len(chosen), settings, partial=partial, progress=progress)
+        table = calibrate_graph(master, tapped, samples, len(chosen), settings, partial=partial, progress=progress)
     except KeyboardInterrupt as error:
         if partial.path.exists():
             error.add_note(f"{partial.images} images are counted, and the same command goes on from there")
         raise
     table = replace(
         table,
-        data=data_digest(pixels.fingerprints),
-        seen=pack(pixels.fingerprints),
+        data=data_digest(samples.fingerprints),
+        seen=pack(samples.fingerprints),
         facts={**_facts(dataset, chosen, seed), **table.facts},
     )
     write_table(table, target, path, Path(cache) if cache is not None else None)
@@ -159,27 +172,67 @@ class _Images:
             yield pixels if self._uint8 else self._preprocess.normalise(pixels)
 
 
-def _key(dataset: "Dataset", images: _Images, tapped: "TappedGraph", settings: Any) -> str:
+class _Tensors:
+    """The chosen samples of a network that takes tensors, likewise.
+
+    Attributes:
+        fingerprints: as of :class:`_Images`.
+    """
+
+    def __init__(self, split: "TensorSplit", chosen: "NDArray[np.int64]", batch_size: int) -> None:
+        self._split, self._chosen, self._batch_size = split, chosen, batch_size
+        self.fingerprints: list[str] = []
+
+    def __call__(self, start: int, stop: int) -> "Iterator[TensorBatch]":
+        """The batches of the samples from ``start`` to ``stop``."""
+        from calibration.feeds import TensorBatch
+        from calibration.provenance import fingerprint
+
+        position = start
+        for feeds in self._split.batches(self._batch_size, self._chosen[start:stop]):
+            batch = TensorBatch(feeds)
+            known = max(len(self.fingerprints) - position, 0)
+            self.fingerprints.extend(
+                fingerprint(*(array[row] for array in feeds.values())) for row in range(known, len(batch))
+            )
+            position += len(batch)
+            yield batch
+
+
+def _no_tensors(data: "str | PathLike[str] | Dataset | TensorDataset") -> "str | PathLike[str] | Dataset":
+    from toolkit.data.tensors import TensorDataset
+
+    if isinstance(data, TensorDataset):
+        raise DataError(f"'{data.name}' holds tensors, but the network takes pictures", "give pictures")
+    return data
+
+
+def _key(name: str, samples: "_Images | _Tensors", tapped: "TappedGraph", settings: Any) -> str:
     """What has to be equal for an interrupted run to be gone on with."""
-    first = next(iter(images(0, 1)))
+    from calibration.feeds import arrays_of
+
+    batches: Iterator[Batch] = iter(samples(0, 1))
+    one = next(batches)
+    first = hashlib.sha256()
+    for array in arrays_of(one):
+        first.update(array.tobytes())
     parts = [
         tapped.weights,
-        dataset.name,
-        hashlib.sha256(images._chosen.tobytes()).hexdigest(),
-        hashlib.sha256(first.tobytes()).hexdigest(),
+        name,
+        hashlib.sha256(samples._chosen.tobytes()).hexdigest(),
+        first.hexdigest(),
         vars(settings),
     ]
-    images.fingerprints.clear()
+    samples.fingerprints.clear()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _facts(dataset: "Dataset", chosen: "NDArray[np.int64]", seed: int) -> dict[str, Any]:
-    seen = set(np.unique(dataset.train.labels[chosen]).tolist())
-    facts: dict[str, Any] = {
-        "data": dataset.name,
-        "split": "train",
-        "seed": seed,
-        "classes": f"{len(seen)} of {len(dataset.labels)}",
-    }
+def _facts(dataset: "Dataset | TensorDataset", chosen: "NDArray[np.int64]", seed: int) -> dict[str, Any]:
+    facts: dict[str, Any] = {"data": dataset.name, "split": "train", "seed": seed}
+    labels = dataset.train.labels
+    if labels is None or not dataset.labels:
+        return facts
+    seen = set(np.unique(labels[chosen]).tolist())
+    facts["classes"] = f"{len(seen)} of {len(dataset.labels)}"
     unseen = [name for number, name in enumerate(dataset.labels) if number not in seen]
     return {**facts, "unseen_classes": unseen} if unseen else facts

@@ -29,6 +29,7 @@ from toolkit.steps.reports import Outputs
 
 if TYPE_CHECKING:
     from toolkit.data import Dataset
+    from toolkit.data.tensors import TensorDataset
 
 BATCH_SIZES = (1, 8, 32)
 
@@ -40,7 +41,7 @@ Batches = Sequence[int] | Literal["sweep"]
 
 def compare(
     artifacts: Sequence["str | PathLike[str] | Contestant"],
-    data: "str | PathLike[str] | Dataset | None",
+    data: "str | PathLike[str] | Dataset | TensorDataset | None",
     *,
     reference: "str | PathLike[str] | None" = None,
     batch_sizes: Batches = BATCH_SIZES,
@@ -53,6 +54,7 @@ def compare(
     device: str = "auto",
     threads: int | None = None,
     trust_pickle: bool = False,
+    model: str | None = None,
     goal: Goal | Aim | None = None,
     record: "str | PathLike[str] | None" = None,
     report: "str | PathLike[str] | None" = None,
@@ -75,7 +77,9 @@ def compare(
     Args:
         artifacts: paths, with the backend behind an @ where it isn't the one that the file is made for
             ("model.onnx@openvino"), or :class:`Contestant` for one with a device of its own.
-        data: a data set, or what ``open_dataset`` takes; None measures speed only.
+        data: a data set, or what ``open_dataset`` takes; for a network that takes tensors an ``.npz`` of them. None
+            measures speed only. Of a network that isn't a classifier, "accuracy" is how near each output is to the
+            reference's.
         reference: which artifact agreement and speed ratios refer to, written as among the artifacts; one not
             listed is added first. None takes the first checkpoint that runs, else the first graph, else the first
             artifact.
@@ -91,6 +95,7 @@ def compare(
         device: "auto", "cpu" or "cuda:N", for the artifacts given as paths.
         threads: CPU threads of each; None leaves it to the backend.
         trust_pickle: load pickled modules, which runs their code.
+        model: the code of networks whose checkpoints hold weights alone, as for ``toolkit.export``; it is run.
         goal: what the recommendation is for; None balances latency and throughput, half a point lost at most.
         record: where the record goes, and is kept as it goes on; None takes the report's name with .json, and
             without a report a file in the cache folder that is gone when all is measured.
@@ -113,7 +118,9 @@ def compare(
         ToolkitError: nothing could be run, or the reference asked for can't be.
     """
     goal = Goal(goal) if isinstance(goal, str) else goal
-    contestants, chosen = _contestants(artifacts, reference, backend, device, threads, trust_pickle=trust_pickle)
+    contestants, chosen = _contestants(
+        artifacts, reference, backend, device, threads, _loading(trust_pickle=trust_pickle, model=model)
+    )
     plan = Plan(
         contestants,
         batch_sizes if isinstance(batch_sizes, str) else tuple(batch_sizes),
@@ -126,14 +133,12 @@ def compare(
     outputs.check(_inputs(contestants, data), force=force)
     source = ""
     if data is not None:
-        from toolkit.data import Dataset, open_dataset
+        from toolkit.comparison.measuring.samples import open_samples
 
-        source = data.name if isinstance(data, Dataset) else fspath(data)
-        # The seed is not passed on: another split than training's would evaluate on training images.
-        opened = open_dataset(data, progress=progress)
-        plan = replace(plan, dataset=opened)
+        source = data if isinstance(data, str) else fspath(data) if isinstance(data, PathLike) else data.name
+        plan = replace(plan, dataset=open_samples(data, contestants, progress))
     facts: dict[str, Any] = {
-        "command": _command(plan, source, device, threads, goal, trust_pickle=trust_pickle),
+        "command": _command(plan, source, device, threads, goal, trust_pickle=trust_pickle, model=model),
         "machines": (machine.describe(),),
         "settings": plan.settings(),
         "goal": goal,
@@ -161,17 +166,20 @@ def _write(comparison: Comparison, outputs: Outputs, journal: Journal) -> None:
     journal.finish()
 
 
+def _loading(*, trust_pickle: bool, model: str | None) -> dict[str, Any]:
+    """What checkpoints are opened with, where it isn't the usual."""
+    return {**({"trust_pickle": True} if trust_pickle else {}), **({"model": model} if model else {})}
+
+
 def _contestants(
     artifacts: Sequence["str | PathLike[str] | Contestant"],
     reference: "str | PathLike[str] | None",
     backend: str,
     device: str,
     threads: int | None,
-    *,
-    trust_pickle: bool,
+    options: dict[str, Any],
 ) -> tuple[tuple[Contestant, ...], str | None]:
     """What is compared, and the name of what the rest is held against; None for the first that fits."""
-    options = {"trust_pickle": True} if trust_pickle else {}
 
     def contestant(artifact: "str | PathLike[str] | Contestant") -> Contestant:
         if isinstance(artifact, Contestant):
@@ -192,7 +200,9 @@ def _contestants(
     return named, next((c.name for c in named if wanted in {c.name, spelled(c)}), None)
 
 
-def _inputs(contestants: Sequence[Contestant], data: "str | PathLike[str] | Dataset | None") -> list[str]:
+def _inputs(
+    contestants: Sequence[Contestant], data: "str | PathLike[str] | Dataset | TensorDataset | None"
+) -> list[str]:
     """The files that no output may replace: what is compared, the passports beside it, and the data."""
     paths = [Path(contestant.path) for contestant in contestants]
     paths += [passport_path(path) for path in paths]
@@ -281,7 +291,14 @@ def _told(journal: Journal) -> Iterator[None]:
 
 
 def _command(
-    plan: Plan, data: str, device: str, threads: int | None, goal: Goal | None, *, trust_pickle: bool
+    plan: Plan,
+    data: str,
+    device: str,
+    threads: int | None,
+    goal: Goal | None,
+    *,
+    trust_pickle: bool,
+    model: str | None,
 ) -> str:
     """The command that repeats the comparison; for speed alone that is ``bench``."""
     words = ["toolkit", "compare" if data else "bench", *map(spelled, plan.contestants)]
@@ -301,6 +318,7 @@ def _command(
     words += ["--device", device] if device != "auto" else []
     words += ["--threads", str(threads)] if threads else []
     words += ["--trust-pickle"] if trust_pickle else []
+    words += ["--model", model] if model else []
     if goal is not None:
         words += ["--goal", goal.aim]
         words += ["--max-drop", f"{goal.max_drop:g}"] if goal.max_drop != Goal.max_drop else []

@@ -63,6 +63,7 @@ def diff(
     device: str = "auto",
     threads: int | None = None,
     trust_pickle: bool = False,
+    model: str | None = None,
     progress: Progress = QUIET,
 ) -> Diff:
     """Hold a new artifact against the old one: an upgrade of TensorRT, driver, GPU or weights.
@@ -85,6 +86,7 @@ def diff(
         device: "auto", "cpu" or "cuda:N".
         threads: CPU threads of each; None leaves it to the backend.
         trust_pickle: load pickled modules, which runs their code.
+        model: the code of networks whose checkpoints hold weights alone, as for ``toolkit.export``; it is run.
         progress: told of the work.
 
     Returns:
@@ -111,7 +113,7 @@ def diff(
     gates = chosen_gates(only, skip)
     check_pace(seconds, rounds, launches, batch_sizes)
     sizes = tuple(batch_sizes) if TIMED & set(gates) else ()
-    options = {"trust_pickle": True} if trust_pickle else {}
+    options = _loading(trust_pickle=trust_pickle, model=model)
     newcomer = _contestant(new, "the new one,", device, threads, options)
     with contextlib.ExitStack() as stack:
         kept = None
@@ -159,7 +161,7 @@ def diff(
     words += [*_limits(limits), *(["--strict"] if strict else [])]
     words += [] if kept else _choice(images, seed)
     words += _timing(batch_sizes, seconds, rounds, launches) if sizes else []
-    words += _place(device, threads, trust_pickle=trust_pickle)
+    words += _place(device, threads, trust_pickle=trust_pickle, model=model)
     return Diff(
         created=created,
         command=shlex.join(words),
@@ -199,6 +201,7 @@ def keep_baseline(
     device: str = "auto",
     threads: int | None = None,
     trust_pickle: bool = False,
+    model: str | None = None,
     force: bool = False,
     progress: Progress = QUIET,
 ) -> About:
@@ -215,7 +218,7 @@ def keep_baseline(
         ToolkitError: the artifact can't run here.
     """
     check_pace(seconds, rounds, launches, batch_sizes)
-    options = {"trust_pickle": True} if trust_pickle else {}
+    options = _loading(trust_pickle=trust_pickle, model=model)
     (contestant,) = name_contestants((_contestant(artifact, "the artifact", device, threads, options),))
     path = Path(output)
     if not is_baseline(path):
@@ -224,7 +227,7 @@ def keep_baseline(
     dataset = open_dataset(data, progress=progress)
     words = ["toolkit", "diff", spelled(contestant), "--data", _source(data), "--baseline", str(path)]
     words += [*_choice(images, seed), *_timing(batch_sizes, seconds, rounds, launches)]
-    words += _place(device, threads, trust_pickle=trust_pickle)
+    words += _place(device, threads, trust_pickle=trust_pickle, model=model)
     return record_baseline(
         contestant,
         dataset,
@@ -296,7 +299,13 @@ def _timing(batch_sizes: Sequence[int], seconds: float, rounds: int, launches: i
     return words + ([] if launches == Pace.launches else ["--launches", str(launches)])
 
 
-def _place(device: str, threads: int | None, *, trust_pickle: bool) -> list[str]:
+def _loading(*, trust_pickle: bool, model: str | None) -> dict[str, Any]:
+    """What checkpoints are opened with, where it isn't the usual."""
+    return {**({"trust_pickle": True} if trust_pickle else {}), **({"model": model} if model else {})}
+
+
+def _place(device: str, threads: int | None, *, trust_pickle: bool, model: str | None) -> list[str]:
     words = [] if device == "auto" else ["--device", device]
     words += ["--threads", str(threads)] if threads else []
-    return words + (["--trust-pickle"] if trust_pickle else [])
+    words += ["--trust-pickle"] if trust_pickle else []
+    return words + (["--model", model] if model else [])

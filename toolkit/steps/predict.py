@@ -34,6 +34,7 @@ def predict(
     threads: int | None = None,
     batch_size: int | None = None,
     trust_pickle: bool = False,
+    code: str | None = None,
 ) -> Iterator[tuple[Path, Prediction | DataError]]:
     """Classify picture files, and those in and below folders, in order and in bounded memory.
 
@@ -47,6 +48,7 @@ def predict(
         threads: CPU threads of the backend.
         batch_size: pictures a run of the engine; None for its largest, or 32 where nothing bounds it.
         trust_pickle: allow a checkpoint that is a pickled module, which runs code when it is loaded.
+        code: what makes the network of a checkpoint that holds weights alone: ``--model`` of the command.
 
     Yields:
         Each file with its prediction, or with the error that names what is wrong with it.
@@ -58,7 +60,13 @@ def predict(
     check_top(top)
     found, _ = listed(pictures, files)
     with load(
-        model, device=device, backend=backend, threads=threads, trust_pickle=trust_pickle, batch_size=batch_size
+        model,
+        device=device,
+        backend=backend,
+        threads=threads,
+        trust_pickle=trust_pickle,
+        model=code,
+        batch_size=batch_size,
     ) as predictor:
         yield from answered(predictor, found, top)
 
@@ -75,6 +83,7 @@ def predict_to(
     threads: int | None = None,
     batch_size: int | None = None,
     trust_pickle: bool = False,
+    code: str | None = None,
     cluster: Cluster | None = None,
     force: bool = False,
     progress: Progress = QUIET,
@@ -101,7 +110,7 @@ def predict_to(
     names = (os.fspath(path) for path in found)
     with ExitStack() as stack:
         if cluster is not None:
-            what = Model(str(model), top, device, backend, threads, batch_size, trust_pickle, str(Path.cwd()))
+            what = Model(str(model), top, device, backend, threads, batch_size, trust_pickle, code, str(Path.cwd()))
             identity, rows_of = stack.enter_context(rows_on(cluster, what))
         else:
             predictor = stack.enter_context(
@@ -111,6 +120,7 @@ def predict_to(
                     backend=backend,
                     threads=threads,
                     trust_pickle=trust_pickle,
+                    model=code,
                     batch_size=batch_size,
                 )
             )

@@ -1,14 +1,53 @@
-"""Real pictures to verify a graph on: the user's, or two photographs that scikit-learn brings."""
+"""Real samples to verify a graph on: the user's, or for pictures two photographs that scikit-learn brings."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import MissingLibraryError
+from engines.metadata import ModelMetadata
 from engines.optional import require
 from engines.preprocess import Preprocess
 from engines.progress import QUIET, Progress
+from engines.tensors import Array
+
+
+@dataclass(frozen=True, eq=False)
+class RealSamples:
+    """What :func:`export.verify.verify` takes of real samples.
+
+    Attributes:
+        images: uint8 [N, height, width, channels]; None for a network that takes tensors, or where there are none.
+        tensors: by input, [N, ...] each; None for one that takes pictures, or where there are none.
+    """
+
+    images: NDArray[np.uint8] | None = None
+    tensors: Mapping[str, Array] | None = None
+
+
+def real_samples(
+    data: str | PathLike[str] | None,
+    metadata: ModelMetadata,
+    count: int,
+    *,
+    seed: int = 0,
+    progress: Progress = QUIET,
+) -> RealSamples:
+    """Samples for whatever a network takes: of tensors those of an ``.npz``, none without ``data``.
+
+    The arguments and errors are those of :func:`real_pictures`.
+    """
+    if metadata.pictures is not None:
+        return RealSamples(images=real_pictures(data, metadata.preprocess, count, seed=seed, progress=progress))
+    if data is None:
+        return RealSamples()
+    from toolkit.data.tensors import choose_samples, open_tensors
+
+    split = open_tensors(data, metadata).test
+    return RealSamples(tensors=split.subset(choose_samples(split, count, seed)).arrays)
 
 
 def real_pictures(

@@ -1,7 +1,7 @@
 """Measure what each layer's quantisation costs."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,9 @@ from engines.progress import QUIET, Progress
 from toolkit.outputs import check_replace, write_record
 
 if TYPE_CHECKING:
+    from calibration.feeds import TensorBatch
     from calibration.sensitivity import Sensitivity
+    from toolkit.building.pictures import Held
     from toolkit.data.dataset import Dataset
 
 
@@ -70,8 +72,10 @@ def sensitivity(
     from toolkit.building.keep import with_kept
     from toolkit.building.pictures import search_pictures
     from toolkit.building.ranges import table_for
+    from toolkit.building.tensor_samples import search_tensors
     from toolkit.data import align_labels, open_dataset
     from toolkit.data.batches import check_counts
+    from toolkit.data.tensors import open_tensors
 
     if precision not in QUANTISED:
         raise InputError(f"{precision} quantises no layer", f"give {' or '.join(QUANTISED)}")
@@ -85,16 +89,25 @@ def sensitivity(
         check_replace(Path(output), weights, _made_from, force=force)
     found = table_for(path, Path(table) if table is not None else None, precision, measures=False)
     found = fit(found, model)
-    check_table(found, weights, metadata.preprocess.digest())  # before minutes of decoding pictures
+    check_table(found, weights, metadata.preprocess_digest)  # before minutes of decoding pictures
     found = with_kept(model, found)
-    dataset = open_dataset(data, progress=progress)
-    dataset = align_labels(dataset, metadata.labels)
-    pictures, notes = search_pictures(dataset, metadata, found, images, seed=seed, batch_size=batch_size)
+    if metadata.pictures is None:
+        tensors = open_tensors(data, metadata)
+        name = tensors.name
+        batches: Sequence[TensorBatch] | Held
+        batches, labels, notes = search_tensors(tensors, found, images, seed=seed, batch_size=batch_size)
+    else:
+        dataset = open_dataset(data, progress=progress)
+        name = dataset.name
+        if metadata.scores != "none":
+            dataset = align_labels(dataset, metadata.labels)
+        pictures, notes = search_pictures(dataset, metadata, found, images, seed=seed, batch_size=batch_size)
+        batches = held = pictures.held()
+        labels = held.labels if metadata.scores != "none" else None
     for note in notes:
         if on_note is not None:
             on_note(note)
-    held = pictures.held()
-    result = measure(path, found, held, labels=held.labels, progress=progress, threads=threads)
+    result = measure(path, found, batches, labels=labels, progress=progress, threads=threads)
     if output is not None:
         record = {
             **result.to_json(),
@@ -102,7 +115,7 @@ def sensitivity(
             "weights": weights,
             "table": found.digest(),
             "precision": precision,
-            "data": dataset.name,
+            "data": name,
             "split": "train",
             "seed": seed,
             "notes": list(notes),

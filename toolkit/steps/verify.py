@@ -11,19 +11,21 @@ from engines.metadata import ModelMetadata
 from engines.optional import require
 from engines.progress import QUIET, Progress
 from export.verification import Verification
-from toolkit.steps.samples import real_pictures
+from toolkit.steps.export import Paths, open_checkpoints
+from toolkit.steps.samples import real_samples
 
 if TYPE_CHECKING:
     import onnx
 
 
 def verify(
-    checkpoint: str | PathLike[str],
+    checkpoint: Paths,
     graph: str | PathLike[str],
     *,
     architecture: str | None = None,
     classes: int | None = None,
     trust_pickle: bool = False,
+    model: str | None = None,
     data: str | PathLike[str] | None = None,
     max_batch: int = 32,
     seed: int = 0,
@@ -33,12 +35,15 @@ def verify(
     """Compare a graph with its checkpoint, judged by the noise floor that is measured (see ``export.verify``).
 
     Args:
-        checkpoint: as for ``toolkit.export``.
+        checkpoint: as for ``toolkit.export``; several for the graph of an ensemble. Labels and preprocessing of one
+            that carries none are the graph's.
         graph: FP32, FP16 or BF16. Its input size is taken; all else of the preprocessing is the checkpoint's.
         architecture: the architecture's name, where keys and shapes don't tell it.
         classes: the number of classes, to insist on.
         trust_pickle: load a pickled module, which runs its code.
-        data: pictures to verify on; None uses two photographs that scikit-learn brings.
+        model: the code of a network whose file holds weights alone, as for ``toolkit.export``; it is run.
+        data: pictures to verify on; None uses two photographs that scikit-learn brings. For a network that takes
+            tensors an ``.npz`` with one array an input; None verifies on random ones alone.
         max_batch: the largest batch; 1, 2 and 7 are tried too.
         seed: of the random inputs.
         save: store what was measured in the graph's metadata, when it passed.
@@ -54,7 +59,6 @@ def verify(
     """
     require("torch", "Verifying against PyTorch", "export")
     require("onnx", "Verifying against PyTorch", "export")
-    from export.checkpoint import load_checkpoint
     from export.graph import VERIFICATION_KEY, get_property, load_graph, read_metadata, save_graph, set_property
     from export.verify import batch_sizes_up_to
     from export.verify import verify as verify_graph
@@ -62,16 +66,26 @@ def verify(
     if max_batch < 1:
         raise InputError(f"a largest batch of {max_batch}", "give --max-batch 1 or more")
     path = Path(graph)
-    model = load_graph(path)
-    loaded = load_checkpoint(Path(checkpoint), architecture=architecture, classes=classes, trust_pickle=trust_pickle)
-    metadata = _at_size(loaded.metadata, model, path)
-    differences = _differences(metadata, read_metadata(model))
-    images = real_pictures(data, metadata.preprocess, max_batch, seed=seed, progress=progress)
+    onnx_model = load_graph(path)
+    sources = [Path(checkpoint)] if isinstance(checkpoint, str | PathLike) else [Path(one) for one in checkpoint]
+    told = read_metadata(onnx_model)
+    loaded = open_checkpoints(
+        sources,
+        architecture=architecture,
+        classes=classes,
+        trust_pickle=trust_pickle,
+        model=model,
+        known=told,
+    )
+    metadata = loaded.metadata if loaded.metadata.pictures is None else _at_size(loaded.metadata, onnx_model, path)
+    differences = _differences(metadata, told)
+    real = real_samples(data, metadata, max_batch, seed=seed, progress=progress)
     result = verify_graph(
         loaded.module,
-        model,
+        onnx_model,
         metadata,
-        images=images,
+        images=real.images,
+        tensors=real.tensors,
         batch_sizes=batch_sizes_up_to(max_batch),
         seed=seed,
         path=path,
@@ -80,9 +94,9 @@ def verify(
     if differences:
         result = replace(result, passed=False, problems=(*differences, *result.problems))
     text = json.dumps(result.to_json(), sort_keys=True)
-    if save and result.passed and get_property(model, VERIFICATION_KEY) != text:
-        set_property(model, VERIFICATION_KEY, text)
-        save_graph(model, path)
+    if save and result.passed and get_property(onnx_model, VERIFICATION_KEY) != text:
+        set_property(onnx_model, VERIFICATION_KEY, text)
+        save_graph(onnx_model, path)
     return result
 
 
@@ -110,7 +124,16 @@ def _differences(checkpoint: ModelMetadata, graph: ModelMetadata | None) -> list
         problems.append(
             f"the graph's {len(graph.labels)} class labels are not the checkpoint's {len(checkpoint.labels)}"
         )
-    ours, theirs = checkpoint.preprocess.to_json(), graph.preprocess.to_json()
+    problems += [
+        f"the graph's metadata tells of other {what} than the checkpoint's"
+        for what in ("scores", "inputs", "outputs")
+        if getattr(checkpoint, what) != getattr(graph, what)
+    ]
+    if (checkpoint.pictures is None) != (graph.pictures is None):
+        problems.append("of the graph and the checkpoint only one takes pictures")
+    if checkpoint.pictures is None or graph.pictures is None:
+        return problems
+    ours, theirs = checkpoint.pictures.to_json(), graph.pictures.to_json()
     if changed := [name for name in ours if ours[name] != theirs.get(name)]:
         problems.append(f"the graph's preprocessing has another {', '.join(changed)} than the checkpoint's")
     return problems

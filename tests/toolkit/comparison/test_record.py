@@ -85,7 +85,8 @@ def objects(value: Any, rule: dict[str, Any]) -> Iterator[tuple[dict[str, Any], 
     if isinstance(value, dict) and rule.get("additionalProperties") is False and "required" in rule:
         yield value, rule
         for name, inner in rule["properties"].items():
-            yield from objects(value[name], inner)
+            if name in value or name in rule["required"]:
+                yield from objects(value[name], inner)
     if isinstance(value, list) and isinstance(rule.get("items"), dict):
         for item in value:
             yield from objects(item, rule["items"])

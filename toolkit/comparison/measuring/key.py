@@ -14,6 +14,7 @@ from toolkit.machine import Machine
 
 if TYPE_CHECKING:
     from toolkit.data import Dataset
+    from toolkit.data.tensors import TensorDataset
 
 _MOST_PIXELS = 64 << 20
 """Bytes of an array of images that are digested; of a larger one every n-th image, so that it takes no second."""
@@ -56,10 +57,16 @@ def _digests(store: Store, path: Path) -> list[str]:
     return [store.digest(path), *([store.digest(external)] if external.is_file() else [])]
 
 
-def _images(dataset: "Dataset") -> str:
+def _images(dataset: "Dataset | TensorDataset") -> str:
     """A digest of the test images' pixels, or of their files' names, sizes and times, and of their labels."""
+    from toolkit.data.tensors import TensorDataset
+
     digest = hashlib.sha256(repr((dataset.name, dataset.labels)).encode())
-    digest.update(dataset.test.labels.tobytes())
+    if dataset.test.labels is not None:
+        digest.update(dataset.test.labels.tobytes())
+    if isinstance(dataset, TensorDataset):
+        digest.update(dataset.test.identity())
+        return digest.hexdigest()
     images = dataset.test.images
     if isinstance(images, np.ndarray):
         step = max(1, -(-images.nbytes // _MOST_PIXELS))
@@ -67,7 +74,5 @@ def _images(dataset: "Dataset") -> str:
         for image in images[::step]:
             digest.update(np.ascontiguousarray(image).tobytes())
     else:
-        for path in images:
-            facts = path.stat()
-            digest.update(repr((str(path), facts.st_size, facts.st_mtime_ns)).encode())
+        digest.update(dataset.test.identity(strict=True))
     return digest.hexdigest()

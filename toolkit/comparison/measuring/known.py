@@ -29,7 +29,7 @@ def restore(entries: Mapping[str, Entry], known: Comparison) -> None:
             continue
         entry.opened, entry.architecture = row.opened, row.architecture
         entry.cold_starts = list(row.cold_starts)
-        entry.accuracy = row.accuracy
+        entry.accuracy, entry.fidelity = row.accuracy, row.fidelity
         entry.speeds, entry.skipped = dict(row.speeds), dict(row.skipped)
         entry.memory, entry.device_memory = row.memory, row.device_memory
         entry.proof = row.proof

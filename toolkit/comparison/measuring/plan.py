@@ -16,7 +16,9 @@ from toolkit.comparison.records.row import ColdStart, Failure, Row, Speed
 
 if TYPE_CHECKING:
     from toolkit.comparison.accuracy.accuracy import Accuracy
+    from toolkit.comparison.fidelity import Fidelity
     from toolkit.data import Dataset
+    from toolkit.data.tensors import TensorDataset
 
 
 SWEEP: Literal["sweep"] = "sweep"
@@ -39,7 +41,7 @@ class Plan:
 
     contestants: tuple[Contestant, ...]
     batch_sizes: tuple[int, ...] | Literal["sweep"] = (1, 8, 32)
-    dataset: "Dataset | None" = None
+    dataset: "Dataset | TensorDataset | None" = None
     images: int | None = None
     reference: str | None = None
     pace: Pace = field(default_factory=Pace)
@@ -98,6 +100,7 @@ class Entry:
     architecture: str | None = None
     metadata: ModelMetadata | None = None
     accuracy: "Accuracy | None" = None
+    fidelity: "Fidelity | None" = None
     speeds: dict[int, Speed] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     cold_starts: list[ColdStart] = field(default_factory=list)
@@ -147,6 +150,7 @@ class Entry:
             architecture=self.architecture,
             cold_starts=tuple(self.cold_starts),
             accuracy=self.accuracy,
+            fidelity=self.fidelity,
             speeds=dict(self.speeds),
             skipped=dict(self.skipped),
             memory=self.memory,

@@ -2,11 +2,10 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engines.errors import ToolkitError
-from engines.metadata import ModelMetadata
 from engines.progress import QUIET, Progress
 from toolkit.benchmarking.conditions import Conditions, Watch
 from toolkit.benchmarking.launches import open_all
@@ -156,6 +155,8 @@ class _Course:
 
     def _evaluate(self) -> None:
         from toolkit.comparison.measuring.evaluate import evaluate
+        from toolkit.comparison.measuring.outputs import evaluate_outputs, is_plain_classifier
+        from toolkit.data.tensors import TensorDataset
 
         def keep(tallies: Mapping[str, Any]) -> None:
             self.tallies = tallies
@@ -163,16 +164,22 @@ class _Course:
 
         assert self.plan.dataset is not None  # noqa: S101 - asked by the caller
         assert self.reference is not None  # noqa: S101 - chosen before
-        done = evaluate(
-            self.plan,
-            self.plan.dataset,
-            self.entries,
-            self._workers,
-            reference=self.reference,
-            progress=self.progress,
-            known=self.tallies,
-            keep=keep,
-        )
+        data, reference = self.plan.dataset, self.reference
+        if isinstance(data, TensorDataset) or not is_plain_classifier(self.entries[reference].metadata):
+            done = evaluate_outputs(
+                self.plan, data, self.entries, self._workers, reference=reference, progress=self.progress
+            )
+        else:
+            done = evaluate(
+                self.plan,
+                data,
+                self.entries,
+                self._workers,
+                reference=reference,
+                progress=self.progress,
+                known=self.tallies,
+                keep=keep,
+            )
         self.data, self.pictures, self.tallies = done.data, dict(done.pictures), None
         self._keep_now()
 
@@ -224,12 +231,16 @@ def _lend_metadata(entries: Mapping[str, Entry], reference: str) -> None:
     known = entries[reference].metadata
     if known is None:
         return
-    spec = known.preprocess
     for entry in _running(entries):
         if entry.metadata is not None or entry.opened is None:
             continue
-        first = entry.opened.inputs[0]
+        if known.pictures is None:
+            if entry.opened.inputs == known.taken:
+                entry.metadata = known
+                entry.note(f"carries no metadata: it is taken to be of the network of {reference}")
+            continue
+        spec, first = known.pictures, entry.opened.inputs[0]
         raw = first.dtype == "uint8" and first.shape[1:] == (spec.height, spec.width, spec.channels)
         if raw or first.shape[1:] == (spec.channels, spec.height, spec.width):
-            entry.metadata = ModelMetadata(known.architecture, known.labels, spec, raw, known.origin)
+            entry.metadata = replace(known, uint8_input=raw)
             entry.note(f"carries no metadata: labels and preprocessing are those of {reference}")

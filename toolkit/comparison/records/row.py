@@ -9,6 +9,7 @@ from engines.tensors import TensorSpec
 from toolkit.benchmarking.messages import Opened, Proof
 from toolkit.benchmarking.timing import Interval, Timing
 from toolkit.comparison.accuracy.accuracy import Accuracy
+from toolkit.comparison.fidelity import Fidelity
 from toolkit.comparison.layers import Layers
 
 
@@ -80,7 +81,9 @@ class Row:
         opened: what its session said of itself, without the model's metadata; None when it couldn't be opened.
         architecture: of the model in it; None where it doesn't say.
         cold_starts: one a launch.
-        accuracy: None when it wasn't evaluated.
+        accuracy: None when it wasn't evaluated, or is of no classifier.
+        fidelity: how near its outputs are to the reference's, of a network that isn't a classifier of pictures; None
+            of others.
         speeds: by batch size.
         skipped: why a batch size wasn't measured.
         memory: the most bytes its process held resident.
@@ -101,6 +104,7 @@ class Row:
     architecture: str | None = None
     cold_starts: tuple[ColdStart, ...] = ()
     accuracy: Accuracy | None = None
+    fidelity: Fidelity | None = None
     speeds: Mapping[int, Speed] = field(default_factory=dict)
     skipped: Mapping[int, str] = field(default_factory=dict)
     memory: int | None = None
@@ -124,6 +128,7 @@ class Row:
             "peak_resident_bytes": self.memory,
             "peak_device_bytes": self.device_memory,
             "accuracy": self.accuracy and self.accuracy.to_json(),
+            **({"fidelity": self.fidelity.to_json()} if self.fidelity else {}),
             "speed": [speed.to_json() for speed in self.speeds.values()],
             "skipped": [{"batch": batch, "reason": reason} for batch, reason in self.skipped.items()],
             "proof": self.proof and self.proof.to_json(),
@@ -146,6 +151,7 @@ class Row:
             architecture=value["architecture"],
             cold_starts=tuple(map(ColdStart.from_json, value["cold_starts"])),
             accuracy=value["accuracy"] and Accuracy.from_json(value["accuracy"]),
+            fidelity=Fidelity.from_json(value["fidelity"]) if value.get("fidelity") else None,
             speeds={speed.timing.batch: speed for speed in speeds},
             skipped={one["batch"]: one["reason"] for one in value["skipped"]},
             memory=value["peak_resident_bytes"],

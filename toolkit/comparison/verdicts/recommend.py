@@ -11,6 +11,8 @@ from toolkit.comparison.goal import Goal
 from toolkit.comparison.records.record import Row, Verdict
 from toolkit.comparison.verdicts.choose import SAME_SIZE, Choice, fastest
 from toolkit.comparison.verdicts.doubts import doubts
+from toolkit.comparison.verdicts.faithful import LEAST_DB, cannot_judge, faithful, judged_by_outputs, outputs_text
+from toolkit.comparison.verdicts.faithful import caveats as inapplicable
 from toolkit.comparison.verdicts.measured import Measured, surely_faster
 
 BALANCED = Goal("balanced")
@@ -41,14 +43,20 @@ def recommendation(measured: Measured, rows: Sequence[Row], goal: Goal | None) -
     - balanced: the fastest over all batch sizes that the candidates share (geometric mean of the medians).
 
     But for accuracy only those count whose drop in top-1 is at most ``goal.max_drop`` points, as far as accuracy was
-    measured. Among those whose speed can't be told apart the smallest file is taken.
+    measured. Of a network that isn't a classifier those count that are near enough to the reference
+    (:mod:`toolkit.comparison.verdicts.faithful`). Among those whose speed can't be told apart the smallest file is
+    taken.
     """
     goal = goal or BALANCED
-    ran = [row for row in rows if row.failure is None and (row.speeds or row.accuracy)]
+    ran = [row for row in rows if row.failure is None and (row.speeds or row.accuracy or row.fidelity)]
     if not ran:
         return None
     choice: Choice | None
-    if goal.aim == "accuracy":
+    if judged_by_outputs(ran):
+        if why := cannot_judge(ran, goal):
+            return _nothing(goal, why)
+        choice = fastest(measured, faithful(ran), goal)
+    elif goal.aim == "accuracy":
         known = [row for row in ran if row.accuracy]
         if not known:
             return _nothing(goal, "accuracy wasn't measured; give --data")
@@ -88,7 +96,9 @@ def _verdict(measured: Measured, choice: Choice, goal: Goal, others: Sequence[Ro
     row, drop = choice.row, measured.drop(choice.row)
     texts = _level_text(choice), _unsure_text(row, drop, goal), _near_text(measured, row, goal), _but(measured, row)
     caveats = [text for text in texts if text]
-    if row.accuracy is None:
+    if row.accuracy is None and row.fidelity is not None:
+        caveats += inapplicable(goal)
+    elif row.accuracy is None:
         caveats.append("Accuracy wasn't measured: `toolkit compare --data DATA` does")
     elif drop is None and goal.aim != "accuracy":
         caveats.append("What it loses isn't known: the reference has no accuracy")
@@ -122,6 +132,8 @@ def _why(measured: Measured, choice: Choice, goal: Goal, drop: Interval | None, 
     elif goal.aim == "accuracy":
         ties = [one for one in others if row.accuracy and one.accuracy and one.accuracy.top1 == row.accuracy.top1]
         best = f"{quick} of {len(ties) + 1} with the highest top-1" if ties and choice.batches else best
+    elif row.fidelity is not None and row.accuracy is None:
+        best += f" of those within {LEAST_DB:g} dB SQNR of the reference at every output"
     elif drop is not None:
         best += f" of those that lose {f'at most {goal.max_drop:g} points' if goal.max_drop else 'nothing'}"
     figures: list[str] = []
@@ -140,6 +152,8 @@ def _why(measured: Measured, choice: Choice, goal: Goal, drop: Interval | None, 
         if drop is not None and reference is not None and not is_reference:
             accuracy += f", {_loss(drop, reference)}"
         figures.append(accuracy)
+    elif text := outputs_text(row, reference):
+        figures.append(text)
     return f"{best}: {'; '.join(figures)}" if figures else best
 
 

@@ -51,7 +51,12 @@ class Origin:
 
             # Threads that spin would take the cores from reading requests and writing answers.
             return open_artifact(
-                path, device=device, backend=settings.backend, threads=settings.threads, spin="never"
+                path,
+                device=device,
+                backend=settings.backend,
+                threads=settings.threads,
+                spin="never",
+                model=settings.code,
             )
 
         return cls(source.name, open_session, path)
