@@ -157,10 +157,11 @@ class CalibrationTable:
         """One line of what it is."""
         where = f" of {self.facts['data']}" if "data" in self.facts else ""
         classes = f", {self.facts['classes']} classes" if "classes" in self.facts else ""
+        what = "images" if self.preprocess else "samples"
         ranges = f"{len(self.ranges)} ranges" + (" for FP8" if self.precision == "fp8" else "")
         if not self.images:
             return f"{ranges} taken over from {self.facts.get('source', 'elsewhere')}"
-        return f"{ranges} by {self.method} from {self.images} images{where}{classes}"
+        return f"{ranges} by {self.method} from {self.images} {what}{where}{classes}"
 
     def dumps(self) -> str:
         """The table as text, a line a tensor so that versions of it can be compared and edited."""

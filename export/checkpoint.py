@@ -17,7 +17,7 @@ from export.models.registry import Recognition, completed, empty_for, preprocess
 from export.models.registry import architecture as find_architecture
 from export.pickles import read_pickle
 from export.sources import own
-from export.sources.description import NOTHING, Description, metadata_of
+from export.sources.description import NOTHING, Description, assumed, metadata_of
 from export.sources.files import kind_of_file
 from export.sources.heads import Described
 from export.sources.heads import describe as found_out
@@ -316,7 +316,8 @@ def _coded(state: State | None, name: str, model: str, classes: int | None, desc
     """Weights alone, or none, and the code that makes their network."""
     built = own.build(model, classes=classes, state=state, name=name)
     base = built.preprocess or pictures_of(dict(built.module.state_dict()))
-    found = found_out(built.module, built.name, describe, base=base, labels=built.labels, classes=classes)
+    known: dict[str, Any] = {"labels": built.labels, "published": built.preprocess is not None}
+    found = found_out(built.module, built.name, describe, base=base, classes=classes, **known)
     return _found(replace(found, notes=(*built.notes, *found.notes)), built.name, own_code=True)
 
 
@@ -352,7 +353,7 @@ def _foreign(state: object, path: Path, architecture: str | None, describe: Desc
     checkpoint = _checkpoint(completed(weights), metadata, recognised=architecture is None)
     if describe.input_size is not None:
         check_input(checkpoint.module, metadata.preprocess, found.name)
-    return replace(checkpoint, carries_metadata=False)
+    return replace(checkpoint, carries_metadata=False, notes=assumed(metadata, describe, pictures=True))
 
 
 _TENSORS = {"--input", "--outputs", "--scores"}
@@ -374,7 +375,8 @@ def _pickled(
         if architecture is not None:
             raise
     module = module.to("cpu").float().eval().requires_grad_(False)
-    described = found_out(module, f"the {name} in '{path}'", describe, base=base, classes=classes)
+    told = f"the {name} in '{path}'"
+    described = found_out(module, told, describe, base=base, classes=classes, published=recognised)
     metadata = replace(described.metadata, architecture=name)
     checkpoint = _found(replace(described, metadata=metadata), str(path), recognised=recognised)
     digest = digest_state(weights)

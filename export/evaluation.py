@@ -69,7 +69,13 @@ def tally(
 
 @torch.no_grad()
 def tally_ten_crops(
-    module: nn.Module, frames: Iterable[Batch], preprocess: Preprocess, device: torch.device | str = "cpu"
+    module: nn.Module,
+    frames: Iterable[Batch],
+    preprocess: Preprocess,
+    device: torch.device | str = "cpu",
+    *,
+    progress: Progress = QUIET,
+    parts: int = 1,
 ) -> tuple[int, int]:
     """Images that are right, and all, by the mean of the softmax over :func:`export.augment.ten_crops`.
 
@@ -78,6 +84,8 @@ def tally_ten_crops(
         frames: batches in the size of :func:`export.training.ten_crop_frame`.
         preprocess: the network's.
         device: where the network is.
+        progress: told of ``parts`` times as many images: those of all processes that share them out.
+        parts: how many processes.
     """
     device = torch.device(device)
     module.eval()
@@ -87,6 +95,7 @@ def tally_ten_crops(
         shares = sum(module(normalise(view, preprocess, device)).float().softmax(1) for view in views)
         right += int((torch.as_tensor(shares).argmax(1).cpu() == torch.from_numpy(labels)).sum())
         seen += len(labels)
+        progress.advance(len(labels) * parts)
     return right, seen
 
 

@@ -61,8 +61,12 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, Any]]:
     Raises:
         CheckpointError: it is damaged or something else.
     """
-    value = read_pickle(path)
     again = "delete it and train again without --resume"
+    try:
+        value = read_pickle(path)
+    except CheckpointError as error:
+        error.remedy = again
+        raise
     if not isinstance(value, Mapping) or value.get("format") != FORMAT or value.get("version") not in {1, VERSION}:
         raise CheckpointError(f"'{path}' is not the state of a training of this version of toolkit", again)
     try:

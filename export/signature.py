@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from engines.answers import answers_of
-from engines.errors import InputError
+from engines.errors import InputError, ToolkitError
 from engines.tensors import TensorSpec
 
 __all__ = ["BATCH", "answers_of", "check_inputs", "example", "flat", "outputs_of"]
@@ -118,9 +118,13 @@ def run_once(module: nn.Module, inputs: Sequence[torch.Tensor]) -> dict[str, tor
         module.eval()
         with torch.no_grad():
             answer = module(*inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (ToolkitError, MemoryError):
+        raise
+    except Exception as error:  # people's own forward may raise anything
         shapes = ", ".join(f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for value in inputs)
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = next(iter(str(error).strip().splitlines()), "")
+        if not reason or not isinstance(error, RuntimeError | ValueError | TypeError | IndexError):
+            reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
         raise InputError(
             f"the network can't take {shapes}: {reason}",
             "give its inputs' sizes and types in the order of its forward",

@@ -1,8 +1,10 @@
 """Does a graph compute what its PyTorch network computes? Judged against a noise floor that is measured.
 
 1. The reference is the network in float64. The distance of the same network in float32 from it, the largest
-   over all batch sizes, is the noise floor: what rounding alone does to these weights on these inputs. It is
-   never taken below one float32 unit in the last place of the largest logit.
+   over all batch sizes, is the noise floor: what rounding alone does to these weights on these inputs. Where all of
+   them are small the samples are repeated to a batch of :data:`NOISY` too: PyTorch adds up in another order there,
+   and the distance of a sample or two by chance alone is no measure. It is never taken below one float32 unit in
+   the last place of the largest logit.
 2. The graph's logits must stay within :data:`export.verification.MULTIPLE` times the floor, at every batch
    size. The factor leaves room for another order of summation, not for another computation: a wrong mean,
    a missing layer or a changed constant is orders of magnitude beyond it.
@@ -42,6 +44,9 @@ from export.verify_samples import Samples, samples_of
 
 _REFERENCE_BATCH = 4
 """Samples at a time in float64: it is slow and takes twice the memory."""
+
+NOISY = 32
+"""The noise is measured at a batch of this size in any case."""
 
 
 def batch_sizes_up_to(largest: int) -> tuple[int, ...]:
@@ -91,7 +96,7 @@ def verify(
     kinds = samples_of(metadata, model, images, tensors, max(batch_sizes), seed)
     if (shape_problem := _shape_problem(model, metadata)) is not None:
         return _verdict([], [shape_problem], seed)
-    steps = -(-max(batch_sizes) // _REFERENCE_BATCH) + 2 * len(batch_sizes)
+    steps = -(-max(batch_sizes) // _REFERENCE_BATCH) + 2 * len(batch_sizes) + (max(batch_sizes) < NOISY)
     progress.begin("Verifying against PyTorch", steps * len(kinds), "batches")
     try:
         with tempfile.TemporaryDirectory(prefix=".verify-", dir=scratch) as folder:
@@ -149,11 +154,12 @@ class _Work:
     def _noises(self, judged: nn.Module, samples: Samples, expected: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """Rules 1, 3 and 6, for each output."""
         noises = {name: least_noise(values, self.precision) for name, values in expected.items()}
-        for batch in self.batch_sizes:
-            parts = [array[:batch] for array in samples.arrays]
+        for batch in self.batch_sizes if max(self.batch_sizes) >= NOISY else (*self.batch_sizes, NOISY):
+            chosen = np.arange(batch) % len(samples.arrays[0])
+            parts = [array[chosen] for array in samples.arrays]
             found = self._named(reference.run_all(judged, parts, batch, self.progress))
             for name, values in found.items():
-                noises[name] = max(noises[name], distance_of(expected[name][:batch], values))
+                noises[name] = max(noises[name], distance_of(expected[name][chosen], values))
         return noises
 
     def _run_graph(self, samples: Samples, batch: int) -> dict[str, NDArray[Any]]:

@@ -1,5 +1,6 @@
 """From a file to what runs it: any checkpoint, graph or engine."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from toolkit.runtime.predictor import Predictor
 
 _OF_CHECKPOINTS = {"auto": "torch", "torch": "torch", "torch-compile": "torch-compile"}
 """Backends that run a checkpoint: what was asked for → its session's key."""
+
+_LOG = logging.getLogger(__name__)
+_TOLD: set[tuple[str, str]] = set()
+"""What was said of which file: several sessions of one file say it once."""
 
 
 def load(
@@ -95,6 +100,10 @@ def open_artifact(
     from export.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path, trust_pickle=trust_pickle, model=model, known=metadata_beside(path))
+    for note in checkpoint.notes:
+        if (str(path), note) not in _TOLD:
+            _TOLD.add((str(path), note))
+            _LOG.warning("'%s': %s", path, note)
     session: Session = backend_class(_OF_CHECKPOINTS[backend])(
         checkpoint.module, checkpoint.metadata, device, threads=threads
     )

@@ -4,7 +4,8 @@ The graph's shapes are inferred twice: at the batch that it was exported with, a
 operator with a constant shape gives what the second can't be, its constant is rewritten, in graph order:
 
 1. ``Reshape``: the dimension that the batch runs through becomes 0 (copied) or -1 (what is left).
-2. ``Expand`` of a tensor with the batch leaves that dimension alone.
+2. ``Expand`` of a tensor with the batch leaves that dimension alone; a constant with as many equal rows as the
+   batch, expanded to a computed shape, keeps one of them.
 3. ``Resize`` to sizes names only the other dimensions.
 4. A constant that is joined with a batch (``Concat``) is expanded to it; one that is combined with a batch of several
    equal rows keeps one row, which is broadcast.
@@ -162,7 +163,9 @@ class Freed:
     def _expand(self, node: onnx.NodeProto, now: Mapping[str, Shape]) -> bool:
         asked, axis = self.constants.input(node, 1), self._axis(node.input[0], now)
         here = self.before.get(node.input[0])
-        if asked is None or axis is None or here is None:
+        if asked is None:
+            return self._one_row(node)
+        if axis is None or here is None:
             return False
         place = axis + len(asked) - len(here)
         if place < 0 or asked[place] != self.batch or self.batch == 1:
@@ -171,6 +174,16 @@ class Freed:
         values[place] = 1
         node.input[1] = self.constants.add(values, f"{label(node)}.shape")
         return True
+
+    def _one_row(self, node: onnx.NodeProto) -> bool:
+        values = self.constants.input(node, 0)
+        if values is None or self.batch == 1:
+            return False
+        for axis, size in enumerate(values.shape):
+            if size == self.batch and (values == values.take([0], axis)).all():
+                node.input[0] = self.constants.add(values.take([0], axis), f"{node.input[0]}.row")
+                return True
+        return False
 
     def _resize(self, node: onnx.NodeProto, now: Mapping[str, Shape]) -> bool:
         sizes, axis = self.constants.input(node, 3), self._axis(node.input[0], now)

@@ -5,7 +5,8 @@ What the user says comes first, then what the graph says, then what is usual; ea
 1. A graph with one float input [batch, 1 or 3, height, width] takes pictures, unless inputs are described; uint8
    [batch, height, width, 1 or 3] does too, and then it normalises them itself.
 2. It is a classifier where its one output (or the one called "logits" or "probabilities") is float [batch, classes]:
-   of probabilities if a Softmax makes them, else of logits. A network of tensors is one only where that is said.
+   of probabilities if a Softmax makes them, else of logits. A network of tensors is one only where that is said; so
+   is one whose answers a Sigmoid makes: each of its classes is there or not, whatever the others are.
 3. Labels are taken from the properties that exporters write ("names", "labels", "classes", "id2label").
 4. Names of inputs and outputs stay. Where they aren't the usual ones, the metadata tells them.
 """
@@ -21,7 +22,7 @@ from engines.metadata import ModelMetadata, Scores
 from engines.preprocess import Preprocess
 from engines.tensors import TensorSpec
 from export.foreign.edit import Shape
-from export.foreign.opset import has_softmax
+from export.foreign.opset import has_softmax, maker
 from export.foreign.tensors import Given, Takes
 from export.onnxlib import onnx
 from export.sources.description import Description, metadata_of
@@ -166,6 +167,12 @@ def _scores(
         return None, "none"
     if not pictures and not asked:
         notes.append("taken as no classifier; --scores logits or probabilities says that it is one")
+        return None, "none"
+    if not asked and maker(model.graph, found.name) == "Sigmoid":
+        notes.append(
+            f"'{found.name}' is made by a Sigmoid, each class by itself: taken as no classifier; "
+            "--scores logits says that the largest is the answer"
+        )
         return None, "none"
     softmax = has_softmax(model.graph, found.name)
     if description.scores == "auto":

@@ -117,9 +117,14 @@ def _plain_softmax(model: onnx.ModelProto) -> None:
 
 def has_softmax(graph: onnx.GraphProto, output: str) -> bool:
     """Whether an output is the result of a Softmax, as far as nodes go that only shape it."""
+    return maker(graph, output) == "Softmax"
+
+
+def maker(graph: onnx.GraphProto, output: str) -> str | None:
+    """The operator that makes an output, as far as nodes go that only shape it; None for a graph's input."""
     made = {name: node for node in graph.node for name in node.output}
     constants = Constants(graph)
     node = made.get(output)
     while node is not None and node.op_type in {"Identity", "Reshape", "Flatten", "Squeeze"}:
         node = made.get(node.input[0]) if node.input[0] not in constants else None
-    return node is not None and node.op_type == "Softmax"
+    return None if node is None else node.op_type

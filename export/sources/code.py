@@ -1,7 +1,9 @@
 """Import people's own code, and tell their errors by file and line.
 
 ``net.py`` is loaded under a name of its own, with its folder on ``sys.path`` meanwhile so that it finds its
-neighbours; those are forgotten afterwards, so that another file's neighbours of the same names are its own.
+neighbours; those are forgotten afterwards, so that another file's neighbours of the same names are its own. What its
+functions import later, a forward method say, they find by :class:`_Neighbours`: the last that Python asks, and only
+for code in that folder, so that no library and no part of the toolkit is ever taken from there.
 """
 
 import contextlib
@@ -10,9 +12,11 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from engines.errors import InputError, ToolkitError
 
@@ -55,11 +59,15 @@ def load_module(name: str) -> ModuleType:
             return importlib.import_module(name)
     finally:
         _take_away(folder)
+        _keep(folder, {})
 
 
 @contextlib.contextmanager
 def neighbours(folder: Path) -> Iterator[None]:
-    """Within the block, modules in ``folder`` can be imported; afterwards they are forgotten."""
+    """Within the block, modules in ``folder`` can be imported; afterwards only the code there knows them."""
+    for late in _FOUND_LATER:  # by an earlier file, which keeps what it holds of them
+        sys.modules.pop(late, None)
+    _FOUND_LATER.clear()
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
@@ -68,8 +76,63 @@ def neighbours(folder: Path) -> Iterator[None]:
     finally:
         _take_away(str(folder))
         tops = {name for name in set(sys.modules) - before if "." not in name and _lies_in(sys.modules[name], folder)}
-        for name in [name for name in sys.modules if name not in before and name.partition(".")[0] in tops]:
-            del sys.modules[name]
+        mine = [name for name in sys.modules if name not in before and name.partition(".")[0] in tops]
+        _keep(str(folder), {name: sys.modules.pop(name) for name in mine})
+
+
+_KEPT: dict[str, dict[str, ModuleType]] = {}
+"""What the files of a folder imported of it while they were loaded, by folder and name."""
+
+_FOUND_LATER: set[str] = set()
+"""Names in ``sys.modules`` that :class:`_Neighbours` answered for."""
+
+
+def _keep(folder: str, modules: dict[str, ModuleType]) -> None:
+    """From now on code in ``folder`` finds its neighbours; these of them it has already."""
+    _KEPT[folder] = modules
+    if not any(isinstance(finder, _Neighbours) for finder in sys.meta_path):
+        sys.meta_path.append(_Neighbours())
+
+
+class _Neighbours(MetaPathFinder):
+    """Finds modules of a folder from which a file was loaded, for code in that folder alone."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        folder = _importing_folder(sys._getframe(1))
+        if folder is None:
+            return None
+        kept = _KEPT[folder].get(fullname)
+        if kept is not None:
+            packed = hasattr(kept, "__path__")
+            spec: ModuleSpec | None = ModuleSpec(fullname, _Again(kept), origin=kept.__file__, is_package=packed)
+        else:
+            spec = PathFinder.find_spec(fullname, [folder]) if path is None else None
+        if spec is not None:
+            _FOUND_LATER.add(fullname)
+        return spec
+
+
+class _Again(Loader):
+    """Gives a module that was loaded already, so that its classes stay the same."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It has run."""
+
+
+def _importing_folder(frame: FrameType | None) -> str | None:
+    """The folder, one that a file was loaded from, in or below which the code lies that imports something."""
+    while frame is not None and frame.f_code.co_filename.startswith(("<frozen importlib", importlib.__file__)):
+        frame = frame.f_back
+    file = Path(frame.f_code.co_filename) if frame is not None else Path()
+    return next((str(parent) for parent in file.parents if str(parent) in _KEPT), None)
 
 
 @contextlib.contextmanager

@@ -178,6 +178,37 @@ def metadata_of(
     )
 
 
+def assumed(
+    metadata: ModelMetadata, description: Description, *, labels: bool = False, pictures: bool = False
+) -> tuple[str, ...]:
+    """What of a network's metadata nobody said, so that defaults stand there: a line to tell, or none.
+
+    Args:
+        metadata: as :func:`metadata_of` made it.
+        description: what the user said.
+        labels: whether the classes' names are known otherwise.
+        pictures: whether the preprocessing is.
+    """
+    unknown, taken, remedy = [], [], []
+    if metadata.labels and description.labels is None and not labels:
+        unknown.append("labels")
+        last = f" to {metadata.labels[-1]}" if len(metadata.labels) > 1 else ""
+        taken.append(f"{metadata.labels[0]}{last}")
+        remedy.append("--labels")
+    spec = metadata.pictures
+    if spec is not None and description.mean is None and description.std is None and not pictures:
+        unknown.append("preprocessing")
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (spec.mean, spec.std))
+        size = f"{spec.height}×{spec.width}×{spec.channels}"
+        taken.append(f"{size} {'stretched' if spec.resize == 'stretch' else 'cropped'}, mean {mean}, std {std}")
+        remedy.append("--mean, --std and --resize")
+    if not unknown:
+        return ()
+    verb = "aren't" if len(unknown) > 1 or unknown[0] == "labels" else "isn't"
+    what = f"{' and '.join(unknown)} {verb} known: {' and '.join(taken)} are taken"
+    return (f"{what}; `toolkit export` says otherwise by {' and '.join(remedy)}",)
+
+
 def read_input(text: str) -> TensorSpec:
     """The input that ``NAME=SHAPE[:DTYPE]`` says, e.g. ``ids=128:int64`` or ``x=3x224x224``; the batch comes first.
 

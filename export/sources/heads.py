@@ -20,7 +20,7 @@ from engines.metadata import ModelMetadata, Scores
 from engines.preprocess import Preprocess
 from engines.tensors import TensorSpec
 from export.signature import example, outputs_of, run_once
-from export.sources.description import Description, metadata_of
+from export.sources.description import Description, assumed, metadata_of
 
 SCORES = ("logits", "probabilities")
 
@@ -48,6 +48,7 @@ def describe(
     base: Preprocess,
     labels: Sequence[str] | None = None,
     classes: int | None = None,
+    published: bool = False,
 ) -> Described:
     """Find out what a network takes and gives.
 
@@ -58,6 +59,7 @@ def describe(
         base: how pictures become its input, where the user doesn't say.
         labels: its classes' names where they are known; they are dropped when there are others than the scores.
         classes: insist on that number.
+        published: ``base`` is the network's own, no default.
 
     Raises:
         CheckpointError: it doesn't take its input, or gives something that can't be exported.
@@ -73,6 +75,8 @@ def describe(
         raise CheckpointError(f"{name}: {error.cause}", remedy) from error
     chosen, notes = _chosen(found, description)
     scored = _scored(chosen, description, pictures is not None)
+    if description.scores == "none" and description.labels:
+        raise InputError("--labels are given for a network with --scores none", "leave one of the two out")
     if scored is None and description.labels:
         shapes = "; ".join(map(str, chosen))
         raise InputError(f"--labels are given, but {name} gives {shapes}, no [batch, classes]", "leave --labels out")
@@ -99,6 +103,7 @@ def describe(
         scores=scores,
         outputs=() if plain else chosen,
     )
+    notes += assumed(metadata, description, labels=kept is not None, pictures=published)
     return Described(module, metadata, tuple(notes))
 
 

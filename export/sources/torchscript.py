@@ -92,7 +92,18 @@ def convert(module: nn.Module, taken: Sequence[TensorSpec], path: Path) -> Progr
             raise CheckpointError(f"'{path}' doesn't take every batch size: {_reason(error)}", _PYTHON) from error
     if not alike:
         raise CheckpointError(f"PyTorch converts the TorchScript in '{path}' to something else", _PYTHON)
+    _parameters_again(found.module, {name for name, _ in module.named_parameters()})
     return Program(found.module, tuple(taken))
+
+
+def _parameters_again(module: nn.Module, names: set[str]) -> None:
+    """Make parameters of what the converter left as buffers."""
+    for name, tensor in list(module.named_buffers()):
+        if name in names and tensor.is_floating_point():
+            path, _, last = name.rpartition(".")
+            owner = module.get_submodule(path)
+            delattr(owner, last)
+            owner.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
 
 
 def _root(error: BaseException) -> str:

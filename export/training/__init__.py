@@ -10,4 +10,4 @@ from export.training.facts import TrainingResult as TrainingResult
 from export.training.facts import TrainingState as TrainingState
 from export.training.facts import best_epoch as best_epoch
 from export.training.loop import train as train
-from export.training.modules import head_of as head_of
+from export.training.transfer import head_of as head_of

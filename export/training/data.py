@@ -56,6 +56,6 @@ def ten_crop_frame(preprocess: Preprocess) -> Preprocess:
     if (height, width) == (preprocess.height, preprocess.width):
         raise InputError(
             f"there is nothing to crop: pictures are scaled to {height}x{width}, which is all the network sees",
-            "train without crops, or on a preprocessing with a crop fraction below 1",
+            "give a smaller --crop-fraction, or --no-crop and --no-ten-crop",
         )
     return replace(preprocess, height=height, width=width, crop_fraction=1.0)

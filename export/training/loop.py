@@ -11,7 +11,7 @@ A last batch that would leave a process without an image, or batch norm with a s
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from torch import nn
 from engines.errors import CheckpointError, DataError, InputError, RunError
 from engines.preprocess import Preprocess
 from engines.progress import QUIET, Progress
-from export.evaluation import autocast, normalise, resolve_device, resolve_precision, tally, tally_ten_crops
+from export.evaluation import Batch, autocast, normalise, resolve_device, resolve_precision, tally, tally_ten_crops
 from export.recipe import Recipe
 from export.state_dicts import State
 from export.training.averaging import Averaged
@@ -84,20 +84,22 @@ def train(
     precision = resolve_precision(recipe.precision, target)
     remaining = recipe.epochs - (resume.epoch if resume else 0)
     forked = torch.random.fork_rng(devices=[target] if target.type == "cuda" else [])
-    with forked, _reproducible_kernels(), dropping(module, recipe.dropout), frozen_to_head(module, recipe.freeze):
+    frozen = frozen_to_head(module, recipe.freeze, preprocess)
+    with forked, _reproducible_kernels(), dropping(module, recipe.dropout), frozen:
         run = _Run(module, data, preprocess, recipe, target, precision, progress, group)
         run.begin(resume)
         progress.begin("training", remaining * (data.train_size + data.test_size), "images")
         try:
-            for epoch in range(recipe.epochs - remaining, recipe.epochs):
-                facts = run.epoch(epoch)
-                if on_epoch:
-                    on_epoch(facts, run.state())
+            try:
+                for epoch in range(recipe.epochs - remaining, recipe.epochs):
+                    facts = run.epoch(epoch)
+                    if on_epoch:
+                        on_epoch(facts, run.state())
+            finally:
+                progress.end()
+            return run.finish()
         except KeyboardInterrupt:
             raise TrainingInterrupted(run.finish(measure=False) if run.history else None) from None
-        finally:
-            progress.end()
-        return run.finish()
 
 
 @dataclass
@@ -127,8 +129,14 @@ class _Run:
     def begin(self, state: TrainingState | None) -> None:
         """Settle what a run has from its first step to its last."""
         if state:
-            self.module.load_state_dict(state.model)
-            self.optimizer.load_state_dict(state.optimizer)
+            try:
+                self.module.load_state_dict(state.model)
+                self.optimizer.load_state_dict(state.optimizer)
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise CheckpointError(
+                    "the state to resume is of another network: it doesn't fit this one's tensors",
+                    "train the network that it began with, or anew with --force instead of --resume",
+                ) from error
             self.best = {key: value.to(self.device) for key, value in state.best.items()}
             self.history = list(state.history)
         if self.recipe.ema:
@@ -158,6 +166,7 @@ class _Run:
             self.averaged.settle(self.module, self.group)
         with self.tested():
             loss, accuracy = self.test(self.precision, self.progress)
+            _finite(loss, epoch)  # the last step may be the one that went too far
             seconds = time.monotonic() - start
             facts = EpochFacts(
                 epoch + 1, train_loss, train_accuracy, loss, accuracy, seconds, rate, waited / max(seconds, 1e-9)
@@ -201,7 +210,7 @@ class _Run:
                 facts: dict[str, object] = {}
                 if step % self.recipe.log_interval == 0:
                     facts = {"epoch": f"{epoch + 1}/{self.recipe.epochs}", "loss": _finite(loss, epoch)}
-                    facts["accuracy"] = float(sums[1]) / own
+                    facts |= {"accuracy": float(sums[1]) / own, "learning_rate": rate}
                 self.progress.advance(count, **facts)
         if not seen:
             raise DataError(f"epoch {epoch + 1} has no images", "give a data set with training images")
@@ -264,6 +273,19 @@ class _Run:
             raise DataError("there are no images to evaluate on", "give a data set with test images")
         return loss / seen, right / seen
 
+    def test_ten_crops(self, frames: Iterable[Batch]) -> float:
+        """Accuracy over ten crops of each test image."""
+        self.progress.begin("testing ten crops", self.data.test_size, "images")
+        try:
+            parts = self.group.world
+            counts = tally_ten_crops(
+                self.module, frames, self.preprocess, self.device, progress=self.progress, parts=parts
+            )
+        finally:
+            self.progress.end()
+        right, seen = self.total(*counts)
+        return right / seen
+
     def total(self, *values: float) -> list[float]:
         """The sums over all processes."""
         return total(torch.tensor(values, dtype=torch.float64, device=self.device), self.group).tolist()
@@ -287,9 +309,7 @@ class _Run:
         if measure:
             _, accuracy = self.test("fp32", QUIET)
         if measure and self.recipe.ten_crop and self.data.test_frames:
-            frames = self.data.test_frames()
-            right, seen = self.total(*tally_ten_crops(self.module, frames, self.preprocess, self.device))
-            ten_crops = right / seen
+            ten_crops = self.test_ten_crops(self.data.test_frames())
         self.module.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         return TrainingResult(
             tuple(self.history),
@@ -326,8 +346,8 @@ def _kept(value: State | torch.Tensor | None, what: str) -> Any:
     return value
 
 
-def _finite(loss: torch.Tensor, epoch: int) -> float:
-    value = float(loss.detach())
+def _finite(loss: torch.Tensor | float, epoch: int) -> float:
+    value = float(loss)
     if not np.isfinite(value):
         raise RunError(
             f"the loss became {value} in epoch {epoch + 1}", "lower --learning-rate, or use --precision fp32"

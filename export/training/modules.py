@@ -7,28 +7,23 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from engines.errors import InputError, UnsupportedError
+from engines.errors import UnsupportedError
+from engines.preprocess import Preprocess
+from export.training.transfer import head_of
 
 Forward = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 
 
-def head_of(module: nn.Module) -> nn.Module:
-    """The last linear layer or convolution that the module registers: what makes the logits.
+@contextlib.contextmanager
+def frozen_to_head(module: nn.Module, freeze: bool, preprocess: Preprocess) -> Iterator[None]:
+    """Let only the head's parameters ask for gradients for the while.
 
     Raises:
-        InputError: it has none.
+        CheckpointError: the network has no layer with weights, or doesn't take such pictures.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
-    if not layers:
-        raise InputError("the network has no linear layer or convolution to train", "train without --freeze")
-    return layers[-1]
-
-
-@contextlib.contextmanager
-def frozen_to_head(module: nn.Module, freeze: bool) -> Iterator[None]:
-    """Let only the head's parameters ask for gradients for the while."""
+    shape = (2, preprocess.channels, preprocess.height, preprocess.width)
     before = [(parameter, parameter.requires_grad) for parameter in module.parameters()] if freeze else []
-    trained = {id(parameter) for parameter in head_of(module).parameters()} if freeze else set()
+    trained = {id(parameter) for parameter in head_of(module, shape).parameters()} if freeze else set()
     for parameter, _ in before:
         if id(parameter) not in trained:
             parameter.requires_grad_(False)

@@ -54,7 +54,10 @@ def take_over(module: nn.Module, state: Mapping[str, torch.Tensor], *, anew: Col
 
 
 def heads(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """The names of the layers that give the logits: the last one, and those of auxiliary heads in training.
+    """The names of the layers that give the logits: the main head, then the auxiliary ones that run in training.
+
+    The head is the layer whose output the logits are. Where something follows that only changes its shape (pooling,
+    flattening), it is the layer with weights that ran last. Where a layer is defined doesn't matter.
 
     Args:
         module: stays as it is; a copy without memory is run.
@@ -63,7 +66,7 @@ def heads(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
     Raises:
         CheckpointError: the network has no layer with weights, or doesn't take that input.
     """
-    empty = copy.deepcopy(module).to("meta").train()
+    empty = _without_memory(module).train()
     ran: list[tuple[str, torch.Tensor]] = []
 
     def note(name: str) -> object:
@@ -87,6 +90,19 @@ def heads(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
     if not ran:
         raise CheckpointError("the network has no layer with weights", "give a network that can learn")
     wanted = outputs if isinstance(outputs, tuple) else (outputs,)
-    direct = {name for name, output in ran if any(output is one for one in wanted)}
-    # What follows the last layer (pooling, flattening) changes the tensor: then it is the one that ran last.
-    return tuple(sorted(direct or {ran[-1][0]}))
+    direct = [next((name for name, output in ran if output is one), None) for one in wanted]
+    main = direct[0] or next((name for name, _ in reversed(ran) if name not in direct), ran[-1][0])
+    return tuple(dict.fromkeys([main, *(name for name in direct[1:] if name)]))
+
+
+def head_of(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """The layer that gives the logits, the first of :func:`heads`, whose arguments and errors it has."""
+    return module.get_submodule(heads(module, shape)[0])
+
+
+def _without_memory(module: nn.Module) -> nn.Module:
+    """A copy on the meta device, which at no time takes the memory of a second network."""
+    memo: dict[int, object] = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in module.buffers()}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    return copy.deepcopy(module, memo)

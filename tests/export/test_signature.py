@@ -63,6 +63,8 @@ def test_specs_have_types_shapes_and_a_free_batch():
         (lambda x: (), "answers nothing"),
         (lambda x: x.bfloat16(), "bfloat16"),
         (lambda x: x.view(-1, 5), "the network can't take float32[2, 4]"),
+        (lambda x: x.no_such_thing, "AttributeError: 'Tensor' object has no attribute"),
+        (lambda x: {}["key"], "float32[2, 4]: KeyError: 'key'"),
     ],
 )
 def test_what_has_no_batch_or_is_no_tensor_is_refused(make, said):

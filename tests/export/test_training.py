@@ -1,6 +1,6 @@
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,6 +230,34 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
     assert "--learning-rate" in caught.value.remedy
 
 
+def test_a_last_step_that_goes_too_far_stops_the_training_too() -> None:
+    pixels, labels = pictures(8, 1)
+    single = TrainingData(lambda *_: [(pixels, labels)], lambda: [(pixels, labels)], 8, 8)
+    recipe = replace(QUICK, epochs=1, optimizer="sgd", learning_rate=1e38, batch_size=8)
+    with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch 1"):
+        train(net(), single, PREPROCESS, recipe)
+
+
+def test_ctrl_c_while_the_result_is_measured_keeps_the_best_epoch() -> None:
+    source, tests = data(), 0
+
+    def test() -> Iterable[Batch]:
+        nonlocal tests
+        tests += 1
+        if tests > QUICK.epochs:
+            raise KeyboardInterrupt
+        return source.test()
+
+    module = net()
+    with pytest.raises(TrainingInterrupted) as caught:
+        train(module, replace(source, test=test), PREPROCESS, QUICK)
+    whole = net()
+    expected = train(whole, source, PREPROCESS, QUICK)
+    assert caught.value.result is not None
+    assert caught.value.result.best_epoch == expected.best_epoch
+    assert bits(module) == bits(whole)
+
+
 def test_progress_counts_every_image_and_reports_at_the_interval() -> None:
     listener = Listener()
     train(net(), data(), PREPROCESS, QUICK, progress=listener)
@@ -239,6 +267,7 @@ def test_progress_counts_every_image_and_reports_at_the_interval() -> None:
     assert len(steps) == 3 * 3  # six steps an epoch, every second one
     assert steps[-1]["epoch"] == "3/3"
     assert 0 <= float(str(steps[-1]["accuracy"])) <= 1
+    assert {facts["learning_rate"] for facts in steps} == {QUICK.learning_rate}
 
 
 def test_training_leaves_torchs_generator_alone() -> None:
@@ -319,5 +348,6 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=cause):
             load_state(path)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match="damaged") as caught:
         load_state(path)
+    assert caught.value.remedy == "delete it and train again without --resume"

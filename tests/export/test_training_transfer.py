@@ -59,6 +59,18 @@ def test_a_head_is_found_before_what_only_reshapes_its_output() -> None:
     assert heads(module, (2, 3, 8, 8)) == ("2",)
 
 
+def test_the_main_head_comes_first_also_where_its_output_is_reshaped() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aux, self.main = nn.Linear(8, 5), nn.Conv1d(1, 5, 8)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return self.main(x[:, None]).flatten(1), self.aux(x)
+
+    assert heads(Net(), (2, 8)) == ("main", "aux")
+
+
 def test_looking_for_heads_leaves_the_network_as_it_is() -> None:
     module = build("resnet18", 4)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}

@@ -12,7 +12,7 @@ from torch import nn
 
 from engines.errors import CheckpointError, InputError, VerificationError
 from engines.preprocess import Preprocess
-from export import verify as verification
+from export import judging
 from export.checkpoint import load_checkpoint, save_checkpoint
 from export.graph import VERIFICATION_KEY, inputs, load_graph, read_metadata, read_verification, save_graph
 from export.models.registry import ARCHITECTURES, ArchitectureSpec, build
@@ -149,7 +149,7 @@ def test_an_output_is_replaced_only_when_it_is_of_the_same_weights(
 def test_a_graph_that_differs_is_not_written(
     checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(verification, "MULTIPLE", 1e-9)
+    monkeypatch.setattr(judging, "MULTIPLE", 1e-9)
     output = folder / "wrong.onnx"
     with pytest.raises(VerificationError, match="noise floors") as caught:
         export(checkpoint, output, input_size=48, max_batch=1)

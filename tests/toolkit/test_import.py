@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from engines.errors import InputError
+from engines.errors import GraphError, InputError
 from engines.passport import Passport
 from export.graph import load_graph, read_metadata, read_verification, weights_digest
 from tests.export.foreign.graphs import answers, convolution, saved, weight
@@ -167,3 +167,18 @@ def test_tensors_are_compared_on_the_arrays_that_are_given(tmp_path: Path) -> No
     np.savez(tmp_path / "wrong.npz", x=weight(3, 5))
     with pytest.raises(InputError, match=r"'x' in .* is float32 \[3, 5\]"):
         import_graph(source, data=tmp_path / "wrong.npz")
+
+
+def test_a_file_that_answers_random_inputs_with_nan_is_judged_on_real_ones(tmp_path: Path) -> None:
+    from tests.export.foreign.graphs import graph, node
+
+    nodes = [node("Sqrt", ["x"], ["root"]), node("Gemm", ["root", "w"], ["y"])]
+    source = saved(graph(nodes, [("x", ["N", 6])], [("y", ["N", 4])], {"w": weight(6, 4)}), tmp_path)
+    with pytest.raises(GraphError, match="NaN or infinity for random inputs") as caught:
+        import_graph(source)
+    assert "--data" in caught.value.remedy
+    assert not (tmp_path / "net.master.onnx").exists()
+    np.savez(tmp_path / "inputs.npz", x=np.abs(weight(3, 6)))
+    report = import_graph(source, data=tmp_path / "inputs.npz")
+    assert {item.inputs for item in report.verification.measurements} == {"real"}
+    assert any("real ones alone" in note for note in report.notes)

@@ -6,6 +6,7 @@ import pytest
 
 from calibration.table import CalibrationTable, TensorRange
 from toolkit.cli import run
+from toolkit.inspection.table import measured_best
 
 
 def shown(path: Path, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
@@ -26,6 +27,7 @@ def test_everything_that_the_table_decides_is_shown(tmp_path: Path, capsys: pyte
             "more": [{"what": "a", "much": 1.5}],
         },
         precision="fp8",
+        preprocess="sha256:bb",
         weight_clip="mse",
         keep=("conv1", "fc2"),
         equalisation={"relu1": (1.0, 2.0)},
@@ -57,3 +59,9 @@ def test_what_a_plain_table_leaves_as_it_is_takes_no_line(tmp_path: Path, capsys
     CalibrationTable({"input": TensorRange(2.0, -2.5, 2.0)}, "entropy", "sha256:aa").write(path)
     words = {line[0] for line in shown(path, capsys)}
     assert words.isdisjoint({"kept", "biases", "equalised"})
+
+
+def test_of_a_network_without_classes_no_share_of_labels_is_told() -> None:
+    facts = {"best": {"name": "mse", "sqnr_db": 31.256, "agreement": None}, "held_out": 6}
+    table = CalibrationTable({"x": TensorRange(2.0, -2.5, 2.0)}, "auto", "sha256:aa", facts=facts)
+    assert measured_best(table) == "mse: 31.3 dB SQNR, on 6 held-out samples"

@@ -10,9 +10,11 @@ import torch
 import toolkit
 from engines.errors import CheckpointError, InputError
 from engines.preprocess import Preprocess
-from tests.export.sources.networks import code_in, network, program
+from export.checkpoint import load_checkpoint
+from tests.export.sources.networks import code_in, network, program, script
 from toolkit.cli import run
 from toolkit.data import open_dataset
+from toolkit.inspection.checkpoint import inspect_checkpoint
 from toolkit.steps.export import ExportReport
 
 LABELS = "0123456789"
@@ -110,6 +112,13 @@ def test_a_program_is_exported_without_any_code(folder: Path, capsys: pytest.Cap
     assert run(["verify", str(path), str(folder / "program.onnx"), "--max-batch", "2"]) == 0
     assert run(["inspect", str(path)]) == 0
     assert "Net" in capsys.readouterr().out
+    assert "known" not in capsys.readouterr().out
+    values = [
+        inspect_checkpoint(made).value for made in (path, script(network(), folder / "script.ts", traced=False))
+    ]
+    # The convolution: 4 kernels of 9 at 12×12 (224×224) places. The head: 4 · 5 · 5 features for 5 classes.
+    assert [value["macs"] for value in values] == [4 * 9 * size**2 + 100 * 5 for size in (12, 224)]
+    assert [value["parameters"] for value in values] == [4 * 9 + 4 + 2 * 4 + 100 * 5 + 5] * 2
     with toolkit.load(path, device="cpu") as predictor:
         assert predictor.labels == ("a", "b", "c", "d", "e")
 
@@ -146,6 +155,21 @@ def test_a_factory_that_brings_its_weights_needs_no_file(
     assert run([*words, "-o", str(folder / "fresh.onnx")]) == 0
     with pytest.raises(InputError, match="says itself what it is"):
         toolkit.export(program(network(), folder / "p.pt2"), model=spec)
+
+
+def test_bare_weights_beside_no_graph_say_once_what_isnt_known(
+    spec: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(network(width=2, classes=10).state_dict(), tmp_path / "alone.pt")
+    for _ in range(2):
+        toolkit.load(tmp_path / "alone.pt", model=spec, device="cpu").close()
+    (said,) = caplog.messages
+    assert "labels and preprocessing aren't known: class 0 to class 9 and 224×224×1" in said
+    describe = toolkit.Description(input_size=12, mean=(0.5,), std=(0.5,), labels=tuple(LABELS))
+    assert not load_checkpoint(tmp_path / "alone.pt", model=spec, describe=describe).notes
+    partly = toolkit.Description(input_size=12, mean=(0.5,), std=(0.5,))
+    (said,) = load_checkpoint(tmp_path / "alone.pt", model=spec, describe=partly).notes
+    assert said.startswith("labels aren't known: class 0 to class 9 are taken")
 
 
 def test_the_data_set_and_the_network_agree_on_pictures(report: ExportReport) -> None:

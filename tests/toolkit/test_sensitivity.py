@@ -92,7 +92,7 @@ def test_the_command_prints_a_table_worst_first_with_a_line_for_all(
 ) -> None:
     assert run(["sensitivity", str(hard.graph), "--data", str(hard.archive()), "--images", "60"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("What INT8 costs layer by layer, on 60 images")
+    assert lines[0].startswith("What INT8 costs layer by layer, on 60 samples")
     assert lines[1].split() == ["module", "node", "operator", "SQNR", "dB", "label", "flips", "KL", "top-1"]
     assert lines[2].split()[:3] == ["classifier.fc2", "fc2", "Gemm"]
     assert [line.split()[0] for line in lines if line.startswith(("all", "none"))] == ["all", "none"]

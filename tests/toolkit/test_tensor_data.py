@@ -107,3 +107,8 @@ def test_what_is_no_archive_is_refused(tmp_path):
 
 def test_a_dataset_that_is_open_is_taken(tmp_path):
     assert isinstance(open_tensors(saved(tmp_path, **arrays()), TEXT), TensorDataset)
+
+
+def test_a_name_that_only_pictures_have_is_told_by_what_the_network_takes():
+    with pytest.raises(DataError, match=r"'digits' is no \.npz, but text takes ids: int64"):
+        open_tensors("digits", TEXT)

@@ -1,31 +1,54 @@
 """Networks that aren't classifiers of pictures, the whole way: export, calibrate, build, compare."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
-from engines.errors import AuditError, DataError, UnsupportedError
+from engines.errors import AuditError, DataError, InputError, UnsupportedError
+from engines.metadata import ModelMetadata
 from engines.passport import Passport, find_passport
+from engines.preprocess import Preprocess
 from engines.sessions import open_session
 from engines.sessions.torch import TorchSession
-from export.graph import save_graph
+from export.graph import load_graph, save_graph
 from export.onnx_export import to_onnx
+from export.signature import outputs_of
 from tests.tensor_nets import SIDE, samples, segmentation, text, two_inputs
 from toolkit.benchmarking.messages import Contestant
 from toolkit.benchmarking.worker import Worker
 from toolkit.building.ranges import table_path
 from toolkit.comparison.records.reading import read_record
+from toolkit.comparison.tables import tables_of
+from toolkit.report import csv_rows
 from toolkit.runtime.predictor import Predictor
 from toolkit.steps.build import build_engine
 from toolkit.steps.calibrate import calibrate
 from toolkit.steps.compare import compare
+from toolkit.steps.diff import diff, keep_baseline
 from toolkit.steps.sensitivity import sensitivity
 
 pytest.importorskip("tensorrt_rtx")
+
+
+class Embedding(nn.Module):
+    """A classifier that gives what its last layer sees as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = x.mean((2, 3))
+        return {"logits": self.head(features), "features": features}
+
 
 NETWORKS = {"two": two_inputs, "seg": segmentation, "text": text}
 KEPT = {"two": (), "seg": ("up",), "text": ()}  # TensorRT for RTX has no transposed convolution in 8 bits
@@ -62,6 +85,7 @@ def way(tmp_path_factory):
 def test_the_table_says_what_it_saw(name, way):
     _, metadata, graph, data, table = way[name]
     assert table.facts["data"] == data.stem
+    assert f"from {table.images} {'images' if metadata.pictures else 'samples'} of {data.stem}" in table.summary()
     assert table.data is not None
     assert (table.preprocess is None) == (metadata.pictures is None)
     assert table_path(graph, "int8").is_file()
@@ -149,6 +173,63 @@ def test_page_and_comment_tell_of_every_output(name, way, compared):
         assert f"`{spec.name}`" in comment
     assert "Outputs against the reference" in page
     assert ("top-1" in comment) == (name == "text")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_spreadsheet_has_the_worst_output_and_the_page_counts_samples(name, way, compared):
+    _, _, graph, _, _ = way[name]
+    result, _, _ = compared[name]
+    first, second = csv_rows(result)
+    outputs = result.rows[1].fidelity.outputs
+    assert second["outputs_sqnr_db_least"] == min(one.sqnr_db for one in outputs if one.sqnr_db is not None)
+    assert second["outputs_error_largest"] == max(one.max_error for one in outputs if one.max_error is not None)
+    assert (first["outputs_samples"], first["outputs_sqnr_db_least"]) == (result.data.images, None)
+    page = graph.with_suffix(".html").read_text()
+    assert f"test samples of {result.data.name}" in page
+    linked = re.findall('<li><a href="#([a-z]+)">', page)
+    assert "outputs" in linked
+    assert linked == [section for section in re.findall('<section id="([a-z]+)"', page) if section in linked]
+    titles = [str(table.title) for table in tables_of(result, plain=True)]
+    assert ("Accuracy on 12 test samples of text" in titles) == (name == "text")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_gate_refuses_what_is_no_classifier_of_pictures(name, way, compared, tmp_path):
+    _, _, graph, data, _ = way[name]
+    cause = r"takes ids: int64" if name == "text" else "is no classifier"
+    with pytest.raises(UnsupportedError, match=f"classifiers of pictures, and .*{cause}") as caught:
+        diff(graph, compared[name][1], data)
+    assert "toolkit compare" in caught.value.remedy
+    with pytest.raises(UnsupportedError, match="classifiers of pictures"):
+        keep_baseline(graph, data, tmp_path / "kept.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_a_classifier_with_more_outputs_it_is_said_which_is_judged(way, tmp_path):
+    module, data = Embedding().eval(), way["seg"][3]
+    metadata = ModelMetadata("embedding", ("left", "right"), Preprocess(SIDE, SIDE))
+    metadata = replace(metadata, outputs=outputs_of(module, metadata.taken))
+    save_graph(to_onnx(module, metadata), tmp_path / "net.onnx")
+    (row,) = compare([tmp_path / "net.onnx"], data, batch_sizes=(), launches=1).rows
+    assert row.accuracy is not None
+    assert any("judged by 'logits'; features are not compared" in note for note in row.notes)
+
+
+def test_data_of_the_other_kind_is_named(way):
+    with pytest.raises(DataError, match="takes tensors, and 'pictures' holds pictures"):
+        compare([way["two"][2]], way["seg"][3], batch_sizes=(), launches=1)
+
+
+def test_a_reference_that_is_never_finite_compares_nothing(way, tmp_path):
+    _, _, graph, data, _ = way["two"]
+    broken = load_graph(graph)
+    for tensor in broken.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.nan), tensor.name))
+    save_graph(broken, tmp_path / "broken.onnx")
+    with pytest.raises(InputError, match="for every sample"):
+        compare([tmp_path / "broken.onnx", graph], data, batch_sizes=(), reference=tmp_path / "broken.onnx")
 
 
 def test_a_process_answers_in_parts_and_times_on_the_datas_own_samples(way):

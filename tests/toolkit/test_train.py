@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from engines.errors import CheckpointError, DataError, InputError, UnsupportedEr
 from export.checkpoint import load_checkpoint
 from export.evaluation import evaluate
 from export.models import registry
-from export.resume import resume_path
-from export.training import EpochFacts, TrainingInterrupted
+from export.resume import load_state, resume_path
+from export.training import EpochFacts, TrainingInterrupted, loop
 from tests.export.tiny_net import SPEC
 from toolkit.cli import run
 from toolkit.data import open_dataset, pixel_batches
@@ -167,6 +168,7 @@ def test_what_cannot_work_is_refused_before_any_training(data: Path, tmp_path: P
         (DataError, "does not exist", {"data": tmp_path / "none"}),
         (InputError, "folder .* does not exist", {"output": tmp_path / "none" / "m.pt"}),
         (InputError, "is a folder", {"output": tmp_path}),
+        (InputError, "'.' is a folder", {"output": "."}),
     ]
     for kind, cause, change in cases:
         with pytest.raises(kind, match=cause):
@@ -177,8 +179,6 @@ def test_what_cannot_work_is_refused_before_any_training(data: Path, tmp_path: P
 def test_greyscale_networks_are_fed_grey_pictures(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
     grey = replace(SPEC, name="grey", preprocess=registry.preprocess_for("tiny", 1))
     monkeypatch.setitem(registry.ARCHITECTURES, "tiny", grey)  # type: ignore[arg-type]
     report = train(data, tmp_path / "m.pt", **QUICK | {"epochs": 1})
@@ -210,6 +210,27 @@ def test_the_command_answers_a_bad_option_with_cause_and_remedy(
     assert lines[0] == "error: there is no architecture 'alexnet2012'"
     assert lines[1].startswith("  try: did you mean alexnet-2012 or ")
     assert len(lines) == 2
+
+
+KILLED_TRAINING = """
+import os, signal, sys
+from export.models import registry
+from export.training import loop
+from tests.export.tiny_net import SPEC
+from toolkit.cli import main
+
+registry.ARCHITECTURES["tiny"] = SPEC
+step, steps = loop._Run.step, []
+
+def counted(*arguments):
+    steps.append(1)
+    if len(steps) == 3 * 8 + 5:  # the fifth step of the fourth epoch
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*arguments)
+
+loop._Run.step = counted
+main(sys.argv[1:])
+"""
 
 
 SLOW_TRAINING = """
@@ -246,6 +267,57 @@ def test_a_real_ctrl_c_keeps_the_best_epoch_and_says_how_to_go_on(data: Path, tm
     assert "Traceback" not in err
     assert load_checkpoint(output).metadata.architecture == "tiny"
     assert resume_path(output).exists()
+
+
+def test_ctrl_c_while_the_only_epoch_is_measured_keeps_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test, tests = loop._Run.test, 0
+
+    def stop(*arguments: Any) -> tuple[float, float]:
+        nonlocal tests
+        tests += 1
+        if tests == 2:  # the first is the epoch's
+            raise KeyboardInterrupt
+        return test(*arguments)
+
+    monkeypatch.setattr(loop._Run, "test", stop)
+    output = str(tmp_path / "m.pt")
+    arguments = [arg if arg != "2" else "1" for arg in ARGUMENTS]
+    assert run(["train", "--data", str(data), "-o", output, "--no-curves", *arguments]) == 130
+    assert "holds epoch 1, the best. Nothing is left but to measure it" in capsys.readouterr().err
+    assert load_checkpoint(Path(output)).metadata.architecture == "tiny"
+
+
+def test_a_killed_training_resumes_to_the_weights_of_one_that_was_not(data: Path, tmp_path: Path) -> None:
+    """A process in a real SIGKILL, in the middle of an epoch: nothing is told, nothing can be tidied up."""
+    options = {**QUICK, "epochs": 6, "seed": 3, "ema": 0.9, "mixup": 0.2, "flip": True, "curves": False}
+    whole = train(data, tmp_path / "whole.pt", **options)
+    output = tmp_path / "m.pt"
+    arguments = ["--architecture", "tiny", "--epochs", "6", "--batch-size", "8", "--lr", "0.005", "--precision",
+                 "fp32", "--seed", "3", "--ema", "0.9", "--mixup", "0.2", "--flip", "--no-curves"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_TRAINING, "train", "--data", str(data), "-o", str(output), *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert "epoch 3:" in err
+    assert "epoch 4:" not in err
+    assert not output.exists()
+    state, _ = load_state(resume_path(output))
+    assert state.epoch == 3
+    resumed = train(output=output, resume=True, curves=False)
+    assert resumed.metadata == whole.metadata  # the digest of the weights is in it
+    for name, tensor in load_checkpoint(tmp_path / "whole.pt").module.state_dict().items():
+        assert torch.equal(load_checkpoint(output).module.state_dict()[name], tensor)
+    assert [replace(facts, seconds=0) for facts in resumed.result.history] == [
+        replace(facts, seconds=0) for facts in whole.result.history
+    ]
+    assert not resume_path(output).exists()
 
 
 def test_memory_that_was_freed_is_kept_for_the_next_step_where_the_c_library_can() -> None:

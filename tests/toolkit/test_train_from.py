@@ -155,6 +155,19 @@ def own(tmp_path: Path) -> str:
     return f"{tmp_path / 'net.py'}:Net(width=6)"
 
 
+def test_a_network_that_was_changed_since_the_interruption_is_refused(own: str, tmp_path: Path) -> None:
+    def stop(facts: Any) -> None:
+        raise KeyboardInterrupt
+
+    data = colours(tmp_path / "colours.npz")
+    with pytest.raises(TrainingInterrupted):
+        train(data, tmp_path / "m.pt", model=own, input_size=16, curves=False, on_epoch=stop, **OWN_QUICK)
+    (tmp_path / "net.py").write_text(OWN.replace("3, width, 3", "3, width, 3, bias=False"))
+    with pytest.raises(CheckpointError, match="of another network") as caught:
+        train(output=tmp_path / "m.pt", resume=True, curves=False)
+    assert "--force" in caught.value.remedy
+
+
 OWN_QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 10, "learning_rate": 5e-3, "precision": "fp32"}
 
 
@@ -189,6 +202,14 @@ def test_what_cannot_begin_is_refused_before_any_training(
         ("both name the network", {"model": own, "architecture": "deep"}),
         ("has 5 classes, the data 3", {"model": fixed, "input_size": 16}),
         ("no recipe 'papr'", {"architecture": "deep", "recipe": "papr"}),
+        ("mean and std need 3 value", {"architecture": "deep", "mean": [0.5, 0.5]}),
+        ("--recipe qat is that of --qat", {"source": on_digits, "recipe": "qat"}),
+        ("--trust-pickle is about --from", {"architecture": "deep", "trust_pickle": True}),
+        ("--momentum is only heard with --optimizer sgd", {"source": on_digits, "momentum": 0.5}),
+        ("--plateau-patience is only heard", {"source": on_digits, "plateau_patience": 3}),
+        ("no dropout layers", {"source": on_digits, "dropout": 0.3}),
+        ("no auxiliary heads", {"source": on_digits, "aux_weight": 0.3}),
+        ("give one of the two|drops it", {"source": on_digits, "resume": True, "force": True}),
     ]
     before = sorted(tmp_path.iterdir())
     for cause, change in cases:

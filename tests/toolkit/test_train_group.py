@@ -1,10 +1,7 @@
 """Training in several processes, over gloo on this machine's CPU."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,58 +14,9 @@ from export.models import registry
 from export.resume import load_state, resume_path
 from export.training import distributed
 from tests.export.tiny_net import SPEC
+from tests.toolkit.ranks import Process
 from tests.toolkit.trainings import QUICK, colours
 from toolkit.steps.train import train
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-PROGRAM = """
-import json, os, sys
-from export.models import registry
-from tests.export.tiny_net import SPEC
-from toolkit.cli import main
-import toolkit.steps.train as steps
-import torch
-
-registry.ARCHITECTURES["tiny"] = SPEC
-torch.set_num_threads(1)
-saving = steps._Training._save
-
-def told(self, module, *rest):
-    from export.state_dicts import digest_state
-    with open(f"rank{self.group.rank}.json", "w") as file:
-        json.dump([digest_state(dict(module.state_dict())), self.group.world], file)
-    return saving(self, module, *rest)
-
-steps._Training._save = told
-main(sys.argv[1:])
-"""
-
-
-def command(*arguments: str) -> list[str]:
-    numbers = [
-        "--architecture",
-        "tiny",
-        "--batch-size",
-        "8",
-        "--lr",
-        "0.005",
-        "--precision",
-        "fp32",
-        "--dropout",
-        "0",
-    ]
-    options = [*numbers, "--device", "cpu", "--no-curves"]
-    return [sys.executable, "-c", PROGRAM, "train", *options, *arguments]
-
-
-def start(rank: int, folder: Path, port: int, *arguments: str) -> subprocess.Popen[str]:
-    """One of two processes as torchrun would start it."""
-    place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-    return subprocess.Popen(
-        command(*arguments), cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | place | {"MASTER_PORT": str(port), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -91,16 +39,11 @@ def test_two_processes_of_torchrun_train_what_one_trains(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(registry.ARCHITECTURES, "tiny", SPEC)  # type: ignore[arg-type]
-    run = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "--no-python", *command("--data", str(data), "-o", "two.pt", "--epochs", "3", "--json")],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    report = json.loads(run.stdout)
+    run = Process(tmp_path, "--data", str(data), "-o", "two.pt", "--epochs", "3", "--json")
+    assert run.wait() == 0, run.err
+    report = json.loads(run.out)
     assert report["processes"] == 2
-    assert run.stderr.count("epoch 3: loss") == 1
+    assert run.err.count("epoch 3: loss") == 1
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
 
@@ -117,13 +60,12 @@ def test_two_processes_of_torchrun_train_what_one_trains(
 def test_processes_with_different_data_end_with_the_reason(data: Path, tmp_path: Path, port: int) -> None:
     other = colours(tmp_path / "other.npz", 61, 31, seed=1)
     runs = [
-        start(rank, tmp_path, port, "--data", str(path), "-o", "m.pt", "--epochs", "2")
+        Process(tmp_path, "--data", str(path), "-o", "m.pt", "--epochs", "2", rank=rank, port=port)
         for rank, path in enumerate((data, other))
     ]
     for rank, run in enumerate(runs):
-        _, err = run.communicate(timeout=120)
-        assert run.returncode == 2
-        lines = err.strip().splitlines()
+        assert run.wait() == 2
+        lines = run.err.strip().splitlines()
         who = "process 2 of 2: " if rank else ""
         assert lines[-2:] == [
             f"error: {who}process 2 of 2 has other data or options than process 1",
@@ -135,39 +77,25 @@ def test_processes_with_different_data_end_with_the_reason(data: Path, tmp_path:
 def test_when_one_process_is_killed_the_other_says_so_and_when_told_to_stop_all_keep_what_they_have(
     data: Path, tmp_path: Path, port: int
 ) -> None:
-    leading, other = (
-        start(rank, tmp_path, port, "--data", str(data), "-o", "m.pt", "--epochs", "100000") for rank in (0, 1)
-    )
-    _until(leading, "epoch 2:")
-    other.kill()
-    _, err = leading.communicate(timeout=60)
-    assert leading.returncode == 2
-    assert "error: another process of this training ended: " in err
-    assert "Traceback" not in err
-    assert "--resume" in err.splitlines()[-1]
-    other.communicate()
+    options = ("--data", str(data), "-o", "m.pt", "--epochs", "100000")
+    leading, other = (Process(tmp_path, *options, rank=rank, port=port) for rank in (0, 1))
+    leading.until("epoch 2:")
+    other.send(signal.SIGKILL)
+    assert (leading.wait(), other.wait()) == (2, -signal.SIGKILL)
+    assert "error: another process of this training ended: " in leading.err
+    assert "Traceback" not in leading.err
+    assert "--resume" in leading.err.splitlines()[-1]
     state, _ = load_state(resume_path(tmp_path / "m.pt"))
     assert state.epoch >= 2
 
-    leading, other = (start(rank, tmp_path, port, "-o", "m.pt", "--resume") for rank in (0, 1))
-    _until(leading, f"epoch {state.epoch + 2}:")
+    leading, other = (Process(tmp_path, "-o", "m.pt", "--resume", rank=rank, port=port) for rank in (0, 1))
+    leading.until(f"epoch {state.epoch + 2}:")
     for run in (other, leading):  # torchrun tells each
-        run.send_signal(signal.SIGTERM)
-    _, err = leading.communicate(timeout=60)
-    assert leading.returncode == 130
-    assert "Go on with: toolkit train --resume -o m.pt" in err
-    _, err = other.communicate(timeout=60)
-    assert (other.returncode, err) == (130, "")
+        run.send(signal.SIGTERM)
+    assert leading.wait() == 130
+    assert "Go on with: toolkit train --resume -o m.pt" in leading.err
+    assert (other.wait(), other.err) == (130, "")
     assert load_state(resume_path(tmp_path / "m.pt"))[0].epoch > state.epoch
-
-
-def _until(run: subprocess.Popen[str], text: str) -> None:
-    assert run.stderr is not None
-    said = ""
-    while text not in said:
-        line = run.stderr.readline()
-        assert line, said
-        said += line
 
 
 @pytest.mark.parametrize(

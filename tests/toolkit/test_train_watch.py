@@ -104,6 +104,9 @@ def test_tensorboard_reads_the_figures_back_also_of_a_resumed_training(data: Pat
         expected = [getattr(facts, field) for facts in report.result.history]
         np.testing.assert_allclose([scalar.value for scalar in scalars], expected, rtol=1e-6)
     assert [scalar.step for scalar in found.Scalars("steps/loss")] == [1, 4, 7, 9, 12, 15, 17, 20, 23]
+    rates = [scalar.value for scalar in found.Scalars("steps/learning_rate")]
+    expected = [report.recipe.rate((step - 1) * 8 / 60 / 3) for step in (1, 4, 7)]  # batches of 8 of 60, 3 epochs
+    np.testing.assert_allclose(rates[:3], expected, rtol=1e-6, atol=1e-12)
     content = found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"learning_rate" in content
     assert b"architecture" in content
@@ -204,3 +207,23 @@ def test_ten_crops_are_measured_where_the_recipe_says_so(data: Path, tmp_path: P
     assert f"{100 * report.result.ten_crop_accuracy:.2f} % by ten crops" in report.summary()
     assert 0 <= report.to_json()["waited"] <= 1
     assert replace(report.result, ten_crop_accuracy=None).to_json()["history"][0]["learning_rate"] > 0
+
+
+def test_a_training_stopped_in_its_ten_crops_resumes_with_no_epoch_done_again(data: Path, tmp_path: Path) -> None:
+    class Stopper:
+        def begin(self, task: str, total: int | None = None, unit: str = "") -> None:
+            if task == "testing ten crops":
+                raise KeyboardInterrupt
+
+        def advance(self, steps: int = 1, **facts: object) -> None: ...
+
+        def end(self) -> None: ...
+
+    whole = train(data, tmp_path / "whole.pt", ten_crop=True, **QUICK)
+    output, epochs = tmp_path / "m.pt", list[EpochFacts]()
+    with pytest.raises(TrainingInterrupted):
+        train(data, output, ten_crop=True, progress=Stopper(), **QUICK)
+    resumed = train(output=output, resume=True, curves=False, on_epoch=epochs.append)
+    assert not epochs
+    assert resumed.metadata == whole.metadata
+    assert resumed.result.ten_crop_accuracy == whole.result.ten_crop_accuracy

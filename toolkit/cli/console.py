@@ -128,7 +128,7 @@ class _Bars:
 
 def _facts(facts: dict[str, object]) -> str:
     shown = (
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
         for name, value in facts.items()
         if value != ""  # a phase that is over
     )

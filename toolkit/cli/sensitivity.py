@@ -82,7 +82,7 @@ def _table(found: "Sensitivity", precision: str, *, plain: bool) -> "RenderableT
 
     from toolkit.comparison.table import titled_table
 
-    title = f"What {precision} costs layer by layer, on {found.images} images, the worst first"
+    title = f"What {precision} costs layer by layer, on {found.images} samples, the worst first"
     table = titled_table(title, plain=plain)
     with_accuracy = found.accuracy_fp32 is not None
     for name in ("module", "node"):

@@ -186,7 +186,7 @@ def _kept(stopped: KeyboardInterrupt, output: str) -> str:
         if Path(f"{output}.resume").exists():
             return f"stopped; go on from the last finished epoch with: toolkit train --resume -o {output}"
         return "stopped before the first epoch was finished: nothing was kept"
-    return (
-        f"stopped after epoch {len(result.history)}; '{Path(output)}' holds epoch {result.best_epoch}, "
-        f"the best so far. Go on with: toolkit train --resume -o {output}"
-    )
+    kept = f"stopped after epoch {len(result.history)}; '{Path(output)}' holds epoch {result.best_epoch}, "
+    if not Path(f"{output}.resume").exists():
+        return f"{kept}the best. Nothing is left but to measure it"
+    return f"{kept}the best so far. Go on with: toolkit train --resume -o {output}"

@@ -6,6 +6,7 @@ Such a network has no labels to be right about: what can be told is how near eac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, log10
+from sys import float_info
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ class OutputFidelity:
     Attributes:
         name: the output's.
         sqnr_db: 10 log10(sum reference^2 / sum (reference - this)^2) over all samples; None where the two are
-            identical, and for an output of integers.
+            identical, and for an output of integers. A reference of zeros alone counts as the smallest double.
         cosine: the mean over samples of the cosine between the two; None for an output of integers.
         max_error: the largest absolute difference, as a share of the reference's range (its largest minus its
             smallest value, over all samples); None for an output of integers.
@@ -94,10 +95,14 @@ class Fidelity:
 
 @dataclass
 class OutputTally:
-    """What :class:`OutputFidelity` is made of, counted batch by batch in fixed memory."""
+    """What :class:`OutputFidelity` is made of, counted batch by batch in fixed memory.
+
+    ``left_out`` are the samples of which the reference itself isn't finite: they are in no figure.
+    """
 
     name: str
     samples: int = 0
+    left_out: int = 0
     non_finite: int = 0
     signal: float = 0.0
     noise: float = 0.0
@@ -122,14 +127,15 @@ class OutputTally:
         first, second = reference.astype(np.float64), found.astype(np.float64)
         both = np.isfinite(first).reshape(count, -1).all(1)
         fine = both & np.isfinite(second).reshape(count, -1).all(1)
+        self.left_out += int(np.count_nonzero(~both))
         self.non_finite += int(np.count_nonzero(both & ~fine))
         if _is_map(first):
             same = first.argmax(1) == second.argmax(1)
             self.equal += int(np.count_nonzero(same[fine]))
             self.places += int(same[both].size)
-        one, two = first[fine].reshape(int(fine.sum()), -1), second[fine].reshape(int(fine.sum()), -1)
-        if not one.size:
+        if not fine.any() or not first.size:
             return
+        one, two = (values[fine].reshape(int(fine.sum()), -1) for values in (first, second))
         self.signal += float(np.square(one).sum())
         self.noise += float(np.square(one - two).sum())
         norms = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
@@ -147,7 +153,7 @@ class OutputTally:
         extent = self.high - self.low
         return OutputFidelity(
             self.name,
-            10 * log10(self.signal / self.noise) if self.signal > 0 and self.noise > 0 else None,
+            10 * (log10(max(self.signal, float_info.min)) - log10(self.noise)) if self.noise > 0 else None,
             min(1.0, self.cosines / self.directed) if self.directed else None,
             self.largest / extent if 0 < extent < inf else None,
             same,

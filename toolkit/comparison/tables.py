@@ -43,7 +43,7 @@ def tables_of(comparison: Comparison, *, plain: bool) -> list[Table]:
 
 def _accuracy(comparison: Comparison, *, plain: bool) -> Table:
     data, reference, rows = comparison.data, comparison.reference, comparison.rows
-    title = "Accuracy" if data is None else f"Accuracy on {data.images:,} {data.split} images of {data.name}"
+    title = f"Accuracy on {data.images:,} {data.split} {comparison.counted} of {data.name}" if data else "Accuracy"
     with_top5 = any(row.accuracy and row.accuracy.top5 for row in rows)
     table = titled_table(title, plain=plain)
     _name_column(table)

@@ -105,12 +105,12 @@ def open_tensors(source: "str | PathLike[str] | Dataset | TensorDataset", metada
     if isinstance(source, Dataset):
         raise DataError(f"'{source.name}' holds pictures, and the network takes tensors", "give an .npz of those")
     path, specs = Path(source), metadata.taken
-    require_file(path)
     if path.suffix != ".npz":
         raise DataError(
             f"'{path}' is no .npz, but {metadata.architecture} takes {'; '.join(map(str, specs))}",
             "write one array an input with numpy.savez",
         )
+    require_file(path)
     taken = {spec.name for spec in specs}
     classes = [name for name in LABELS if name not in taken] if metadata.scores != "none" else []
     arrays, held = _load(path, [*taken, *classes])

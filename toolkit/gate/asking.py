@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import DataError, InputError, RunError
+from engines.errors import DataError, InputError, RunError, UnsupportedError
 from engines.metadata import ModelMetadata
 from engines.preprocess import Preprocess
 from engines.progress import Progress
@@ -25,6 +25,21 @@ BATCH = 32
 """Pictures that are decoded and sent at once; a session that takes fewer gets them in parts."""
 
 Logits = NDArray[np.float32]
+
+
+def require_judged(name: str, metadata: ModelMetadata) -> ModelMetadata:
+    """The metadata of a classifier of pictures: what the gates are about.
+
+    Raises:
+        UnsupportedError: it takes tensors, or is no classifier.
+    """
+    if metadata.pictures is not None and metadata.scores != "none":
+        return metadata
+    what = "is no classifier" if metadata.scores == "none" else f"takes {'; '.join(map(str, metadata.taken))}"
+    raise UnsupportedError(
+        f"diff judges classifiers of pictures, and '{name}' {what}",
+        "`toolkit compare OLD NEW --data DATA` holds the outputs of such networks against each other",
+    )
 
 
 class Old(Protocol):

@@ -23,7 +23,7 @@ from toolkit.comparison.records.row import Row
 from toolkit.comparison.warn import warnings_of
 from toolkit.data import Dataset
 from toolkit.gate.about import About, labels_digest
-from toolkit.gate.asking import Answered, Old, Running, ask
+from toolkit.gate.asking import Answered, Old, Running, ask, require_judged
 from toolkit.gate.baseline import Baseline
 from toolkit.gate.distance import Distance
 from toolkit.gate.evidence import Evidence
@@ -57,6 +57,7 @@ def measure(
 
     Raises:
         InputError: a file can't be read, or carries no labels, or the data isn't the baseline's.
+        UnsupportedError: one is no classifier of pictures.
         ToolkitError: one can't run here. A new one that opens and then fails is in the evidence.
     """
     here = machine.describe()
@@ -118,6 +119,7 @@ def record_baseline(
 
     Raises:
         InputError: the artifact carries no labels, or the file can't be written.
+        UnsupportedError: it is no classifier of pictures.
         ToolkitError: the artifact fails.
     """
     count = min(images or len(dataset.test), len(dataset.test))
@@ -125,6 +127,7 @@ def record_baseline(
         with WorkerProcess(artifact) as worker:
             progress.begin("Opening", 1, "artifacts")
             metadata = require_metadata(artifact.name, opened(worker, old=False).metadata)
+            require_judged(artifact.name, metadata)
             progress.end()
             running = Running(artifact.name, metadata, worker)
             answered = ask(
@@ -224,6 +227,8 @@ def _answers(
     # Of two that are held against each other one may be a plain plan, without a passport.
     before = require_metadata(old.name, before or after)
     after = after or before
+    for name, metadata in ((old.name, before), (newcomer.name, after)):
+        require_judged(name, metadata)
     source: Old = old if isinstance(old, Baseline) else Running(old.name, before, workers[old.name])
     answered = ask(
         dataset,

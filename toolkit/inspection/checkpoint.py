@@ -65,10 +65,11 @@ def inspect_checkpoint(path: Path, *, trust_pickle: bool = False, model: str | N
     module = checkpoint.module
     # A program's convolutions are operators of its graph, and no layers.
     program = isinstance(module, torch.fx.GraphModule)
-    layers = [] if program else layer_table(module, metadata.pictures or metadata.taken)
+    takes = metadata.pictures or metadata.taken
+    layers = [] if program else layer_table(module, takes)
     dropped = training_only(module, metadata.architecture)
     parameters = sum(parameter.numel() for parameter in module.parameters()) - sum(dropped.values())
-    macs = sum(layer.macs for layer in layers) if layers else None
+    macs = counted_macs(module, takes) if program else sum(layer.macs for layer in layers) if layers else None
     found = _origin(checkpoint, model)
     facts = Facts(
         "checkpoint",
@@ -151,7 +152,7 @@ def _dropped_facts(dropped: Mapping[str, int]) -> list[tuple[str, str]]:
 
 def _macs_text(macs: int | None) -> str:
     if macs is None:
-        return "unknown: the network runs as one graph, its layers aren't seen"
+        return "unknown: the network's layers can't be watched"
     return f"{count_text(macs)} an image (convolutions and linear layers)"
 
 
@@ -197,6 +198,22 @@ def layer_table(module: "nn.Module", takes: Preprocess | Sequence[TensorSpec]) -
         counted.update(map(id, own))
         result.append(LayerRow(name or "(the module)", kind, output, sum(p.numel() for p in own), macs))
     return result
+
+
+def counted_macs(module: "nn.Module", takes: Preprocess | Sequence[TensorSpec]) -> int:
+    """Multiply-accumulates of the convolutions and linear layers of a network that runs as one graph, for one image.
+
+    They are half the operations that PyTorch counts of its own operators.
+    """
+    torch = require("torch", "Inspecting a checkpoint", "export")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameter = next(module.parameters(), torch.zeros(0))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.eval()(*_one_sample(takes, parameter))
+    counts = counter.get_flop_counts().get("Global", {})
+    linear = ("aten.convolution", "aten.addmm", "aten.mm", "aten.bmm", "aten.baddbmm")
+    return sum(int(count) for operator, count in counts.items() if str(operator) in linear) // 2
 
 
 def _one_sample(takes: Preprocess | Sequence[TensorSpec], like: "Tensor") -> "tuple[Tensor, ...]":

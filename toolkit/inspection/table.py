@@ -61,12 +61,14 @@ def measured_best(table: CalibrationTable) -> str | None:
     if not isinstance(best, Mapping) or not {"name", "sqnr_db", "agreement"} <= best.keys():
         return None
     sqnr, agreement = _figures(best)
-    return f"{best['name']}: {sqnr} dB SQNR, {agreement} of labels as in FP32{_held_out(table)}"
+    labels = "" if best["agreement"] is None else f", {agreement} of labels as in FP32"
+    return f"{best['name']}: {sqnr} dB SQNR{labels}{_held_out(table)}"
 
 
 def _held_out(table: CalibrationTable) -> str:
     held = table.facts.get("held_out")
-    return f", on {held} held-out images" if held else ""
+    what = "images" if table.preprocess else "samples"
+    return f", on {held} held-out {what}" if held else ""
 
 
 def _figures(trial: Mapping[str, Any]) -> tuple[str, str]:
@@ -103,7 +105,8 @@ def _images(table: CalibrationTable) -> list[tuple[str, str]]:
         *([f"seed {seed}"] if seed is not None else []),
         *([f"{classes} classes"] if classes else []),
     ]
-    return [("images", ", ".join(parts)), ("pixels", short_digest(table.data or "unknown"))]
+    what, values = ("images", "pixels") if table.preprocess else ("samples", "values")
+    return [(what, ", ".join(parts)), (values, short_digest(table.data or "unknown"))]
 
 
 def _decided(table: CalibrationTable) -> list[tuple[str, str]]:

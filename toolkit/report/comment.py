@@ -129,7 +129,7 @@ def _background(facts: Facts, comparison: Comparison) -> str:
     lines = [f"- {plain(str(machine))}" for machine in comparison.machines]
     if comparison.data:
         data = comparison.data
-        lines.append(f"- {data.images} {plain(data.split)} images of {plain(data.name)}")
+        lines.append(f"- {data.images} {plain(data.split)} {comparison.counted} of {plain(data.name)}")
     lines.append(f"- {facts.when}")
     return "\n".join(lines) + f"\n\n{_block(comparison.command)}"
 

@@ -80,6 +80,12 @@ _COMPUTED: Mapping[str, Callable[[Mapping[str, Any], Artifact], Any]] = {
     "failure": lambda _, one: one.row["failure"] and one.row["failure"]["cause"],
     "created": lambda record, _: record["created"],
     "complete": lambda record, _: int(record["complete"]),
+    "outputs_samples": lambda _, one: (one.row.get("fidelity") or {}).get("samples"),
+    "outputs_sqnr_db_least": lambda _, one: _worst(one, "sqnr_db", min),
+    "outputs_cosine_least": lambda _, one: _worst(one, "cosine", min),
+    "outputs_error_largest": lambda _, one: _worst(one, "max_error", max),
+    "outputs_same_least": lambda _, one: _worst(one, "same", min),
+    "outputs_non_finite_samples": lambda _, one: _worst(one, "non_finite", max),
 }
 
 COLUMNS = (*_ARTIFACT, "batch_images", *_SPEED, "skipped", *_COMPUTED)
@@ -89,7 +95,9 @@ COLUMNS = (*_ARTIFACT, "batch_images", *_SPEED, "skipped", *_COMPUTED)
 def csv_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """A row for each artifact and batch size, timed or skipped; one alone for an artifact without any.
 
-    Rates are from 0 to 1, None is what there is no figure of.
+    Rates are from 0 to 1, None is what there is no figure of. Columns that begin with "outputs" are of networks that
+    aren't classifiers: the worst of all outputs against the reference; without an SQNR, but with a cosine, all float
+    outputs are identical.
     """
     record = comparison.to_json()
     for one in artifacts_of(record):
@@ -121,6 +129,13 @@ def write_csv(comparison: Comparison, path: "str | PathLike[str]") -> None:
 
 def _harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
+
+
+def _worst(one: Artifact, name: str, choose: Callable[[list[float]], float]) -> float | None:
+    """Of a figure of the outputs against the reference's, the one of the worst output."""
+    outputs = (one.row.get("fidelity") or {}).get("outputs", ())
+    found = [output[name] for output in outputs if output[name] is not None]
+    return choose(found) if found else None
 
 
 def _median(one: Artifact, name: str) -> float | None:

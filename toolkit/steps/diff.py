@@ -17,9 +17,11 @@ from toolkit.benchmarking.messages import Contestant
 from toolkit.benchmarking.rounds import Pace
 from toolkit.comparison.accuracy.shares import Share
 from toolkit.comparison.measuring.plan import artifact_of, name_contestants, spelled
+from toolkit.comparison.measuring.samples import known_metadata
 from toolkit.comparison.records.record import DataFacts
 from toolkit.data import Dataset, open_dataset
 from toolkit.gate.about import About
+from toolkit.gate.asking import require_judged
 from toolkit.gate.baseline import Baseline, digest_of_artifact, is_baseline, require_artifact
 from toolkit.gate.changes import changes_between
 from toolkit.gate.judge import judge
@@ -29,10 +31,10 @@ from toolkit.gate.result import Diff, Side
 from toolkit.outputs import check_replace
 
 BATCH_SIZES = (1, 32)
+"""Latency is judged at the smallest, throughput at the largest that both take."""
 
 MOST_UNSEEN = 0.05
 """Share of changed answers that the images may leave possible, by Wilson's interval, without a warning."""
-"""Latency is judged at the smallest, throughput at the largest that both take."""
 
 
 def diff(
@@ -94,6 +96,7 @@ def diff(
 
     Raises:
         InputError: a file or option can't be used; the data isn't the baseline's.
+        UnsupportedError: one is no classifier of pictures.
         ToolkitError: one of the two can't run here.
     """
     start = time.perf_counter()
@@ -124,7 +127,7 @@ def diff(
             former = _contestant(old, "the old one,", device, threads, options)
             former, newcomer = name_contestants((former, newcomer))
         (newcomer,) = name_contestants((newcomer,))
-        dataset = open_dataset(data, progress=progress)
+        dataset = _pictures(data, [newcomer] if kept else [former, newcomer], progress)
         if kept is not None:
             kept.check(dataset)
         evidence = measure(
@@ -224,7 +227,7 @@ def keep_baseline(
     if not is_baseline(path):
         raise InputError(f"the baseline '{path}' has another suffix than .npz", f"call it '{path}.npz'")
     check_replace(path, digest_file(Path(contestant.path)), digest_of_artifact, force=force, option="--baseline")
-    dataset = open_dataset(data, progress=progress)
+    dataset = _pictures(data, [contestant], progress)
     words = ["toolkit", "diff", spelled(contestant), "--data", _source(data), "--baseline", str(path)]
     words += [*_choice(images, seed), *_timing(batch_sizes, seconds, rounds, launches)]
     words += _place(device, threads, trust_pickle=trust_pickle, model=model)
@@ -251,6 +254,17 @@ def check_pace(seconds: float, rounds: int, launches: int, batch_sizes: Sequence
         raise InputError("there is no time to measure in", "give --seconds above 0, --rounds and --launches from 1")
     if not batch_sizes or min(batch_sizes) < 1:
         raise InputError("there is no batch size to time", "batch sizes start at 1")
+
+
+def _pictures(
+    data: "str | PathLike[str] | Dataset", contestants: Sequence[Contestant], progress: Progress
+) -> Dataset:
+    """The data; before an .npz, which may hold tensors, the networks are asked whether they take those."""
+    if not isinstance(data, Dataset) and Path(data).suffix == ".npz":
+        for contestant in contestants:
+            if (metadata := known_metadata(contestant)) is not None:
+                require_judged(contestant.name, metadata)
+    return open_dataset(data, progress=progress)
 
 
 def _contestant(

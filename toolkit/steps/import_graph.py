@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +121,7 @@ def import_graph(
     require("onnx", "Importing a graph", "onnxruntime")
     require("onnxruntime", "Importing a graph", "onnxruntime")
     from export.foreign.importing import import_foreign
-    from export.foreign.judging import judge
+    from export.foreign.judging import RANDOM, judge
     from export.graph import VERIFICATION_KEY, save_graph, set_property
     from export.sources.description import description_of
 
@@ -150,7 +150,10 @@ def import_graph(
         )
     set_property(imported.model, VERIFICATION_KEY, json.dumps(result.to_json(), sort_keys=True))
     save_graph(imported.model, path)
-    return _report(path, given, imported, result)
+    notes = list(imported.notes)
+    if RANDOM not in {one.inputs for one in result.measurements}:
+        notes.append("the file gives NaN or infinity for random inputs: compared on the real ones alone")
+    return _report(path, given, replace(imported, notes=tuple(notes)), result)
 
 
 def _output(source: Path, output: str | PathLike[str] | None) -> Path:

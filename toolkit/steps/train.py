@@ -166,6 +166,10 @@ class _Training:
         from export.training.distributed import same_everywhere
 
         run: dict[str, Any] = {}
+        if resume and force:
+            raise InputError(
+                "--resume goes on with an unfinished training, and --force drops it", "give one of the two"
+            )
         if resume:
             if not self.kept.exists():
                 raise InputError(f"there is no unfinished training of '{self.output}'", "train without --resume")
@@ -217,7 +221,8 @@ class _Training:
                 stack.callback(watch.close)
 
             def after_epoch(facts: "EpochFacts", now: "TrainingState") -> None:
-                if resumable and leads and now.epoch < job.recipe.epochs:
+                # Once all epochs are done there is nothing to go on with, but ten crops take their time.
+                if resumable and leads and (now.epoch < job.recipe.epochs or job.recipe.ten_crop):
                     save_state(self.kept, now, job.to_json())
                 if watch:
                     watch.epoch(facts, now)
@@ -256,10 +261,11 @@ class _Training:
         )
 
     def _module(self) -> "tuple[nn.Module, Transfer | None]":
-        from toolkit.training.beginning import check_head_only, check_whole, fresh, taken_over, told
+        from toolkit.training.beginning import check_head_only, check_heard, check_whole, fresh, taken_over, told
 
         job = self.job
         module = fresh(job.architecture, job.model, len(job.labels), job.preprocess, job.recipe)
+        check_heard(self.options, module, job.preprocess)
         if self.source is None:
             return module, None
         transfer = taken_over(module, self.source, job.labels, job.preprocess)
@@ -333,6 +339,8 @@ class _Training:
 
 def _check_folder(output: Path) -> None:
     """A training shouldn't find out at its end that there is nowhere to write."""
+    if output.is_dir():
+        raise InputError(f"'{output}' is a folder", "give the name of a file as --output")
     if not output.parent.is_dir():
         raise InputError(f"the folder '{output.parent}' does not exist", "make it, or choose another --output")
     if not os.access(output.parent, os.W_OK):

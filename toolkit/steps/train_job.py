@@ -87,12 +87,15 @@ def prepare(
     """
     given = {name: value for name, value in options.items() if value is not None}
     _check(given)
+    if trust_pickle and "source" not in given:
+        raise InputError("--trust-pickle is about --from, which isn't given", "leave --trust-pickle out")
     numbers = {entry.name: given[entry.name] for entry in fields(Recipe) if entry.name in given}
     model, qat = given.get("model"), bool(given.get("qat"))
     source = _source(given, trust_pickle)
     name = _name(given, source)
     named = given.get("recipe") or (QAT_RECIPE if qat else None)
     recipe = recipe_for(name, named, **numbers, log_interval=log_interval)
+    _check_heard(numbers, recipe)
     dataset = open_dataset(given.get("data", DEFAULTS["data"]), progress=progress)
     preprocess = _preprocess(given, dataset, name if model is None else None, source)
     job = Job(
@@ -138,12 +141,25 @@ def _check(given: Mapping[str, Any]) -> None:
     """Refuse options that contradict each other."""
     if "architecture" in given and "model" in given:
         raise InputError("--architecture and --model both name the network", "give one of the two")
+    if given.get("recipe") == QAT_RECIPE and not given.get("qat"):
+        raise InputError("--recipe qat is that of --qat, which isn't given", "add --qat, or take another recipe")
     if "source" in given:
         return
     if given.get("qat"):
         raise InputError("--qat fine-tunes a trained network, and none is given", "give one with --from model.pt")
     if given.get("freeze"):
         raise InputError("--freeze would keep random weights: no trained network is given", "give one with --from")
+
+
+def _check_heard(numbers: Mapping[str, Any], recipe: Recipe) -> None:
+    """Refuse numbers that the recipe has no use for."""
+    for name, heard, by in (
+        ("momentum", recipe.optimizer == "sgd", "--optimizer sgd"),
+        ("plateau_patience", recipe.schedule == "plateau", "--schedule plateau"),
+        ("plateau_factor", recipe.schedule == "plateau", "--schedule plateau"),
+    ):
+        if name in numbers and not heard:
+            raise InputError(f"{flag(name)} is only heard with {by}", f"add {by}, or leave {flag(name)} out")
 
 
 def _source(given: Mapping[str, Any], trust_pickle: bool) -> "Checkpoint | None":
@@ -188,11 +204,14 @@ def _preprocess(
 ) -> Preprocess:
     """What the source was trained with, else what suits the data; what was said is preferred to both."""
     said = _said(given)
+    base = Preprocess(224, 224) if architecture is None else find_architecture(architecture).preprocess
+    try:
+        usual = said.pictures(base if source is None else source.metadata.preprocess)
+    except InputError as error:
+        error.remedy = f"correct {' or '.join(said.of_pictures())}" if said.of_pictures() else error.remedy
+        raise
     if source is not None:
-        return said.pictures(source.metadata.preprocess)
-    usual = said.pictures(
-        Preprocess(224, 224) if architecture is None else find_architecture(architecture).preprocess
-    )
+        return usual
     suited = suggest_preprocess(dataset, usual.height, usual.width, usual.channels, usual.mean, usual.std)
     return said.pictures(replace(suited, crop_fraction=usual.crop_fraction))
 

@@ -1,7 +1,8 @@
 """The weights that a training begins with: drawn anew, or taken over from a checkpoint."""
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from engines.errors import CheckpointError, DataError, InputError
 from engines.preprocess import Preprocess
@@ -91,6 +92,30 @@ def _same_classes(theirs: tuple[str, ...], ours: tuple[str, ...]) -> bool:
     return theirs == ours or (nameless and len(theirs) == len(ours))
 
 
+def check_heard(given: Mapping[str, Any], module: "nn.Module", preprocess: Preprocess) -> None:
+    """Refuse numbers that this network has no use for.
+
+    Args:
+        given: the options; None where not given.
+        module: the network.
+        preprocess: the pictures that it takes.
+
+    Raises:
+        InputError: there is nothing that drops, or no auxiliary head that learns.
+    """
+    from torch import nn
+
+    from export.training.transfer import heads
+
+    if given.get("dropout") and not any(isinstance(layer, nn.Dropout) for layer in module.modules()):
+        raise InputError("the network has no dropout layers (torch.nn.Dropout) for --dropout", "leave --dropout out")
+    shape = (2, preprocess.channels, preprocess.height, preprocess.width)
+    if given.get("aux_weight") and len(heads(module, shape)) == 1:
+        raise InputError("the network has no auxiliary heads for --aux-weight", "leave --aux-weight out")
+    if given.get("aux_weight") and given.get("freeze"):
+        raise InputError("--freeze trains the main head only: --aux-weight is not heard", "give one of the two")
+
+
 def told(transfer: "Transfer", source: str) -> str:
     """One line: what was taken over, and what begins anew."""
     layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in transfer.left))
@@ -114,12 +139,11 @@ def check_whole(transfer: "Transfer") -> None:
 
 
 def check_head_only(transfer: "Transfer", module: "nn.Module", preprocess: Preprocess) -> None:
-    """Refuse to freeze layers that begin with random weights, and to train another layer than the head.
+    """Refuse to freeze layers that begin with random weights.
 
     Raises:
-        CheckpointError: a layer besides the head was not taken over, or the head isn't the network's last layer.
+        CheckpointError: a layer besides the head was not taken over.
     """
-    from export.training.modules import head_of
     from export.training.transfer import heads
 
     found = heads(module, (2, preprocess.channels, preprocess.height, preprocess.width))
@@ -128,10 +152,4 @@ def check_head_only(transfer: "Transfer", module: "nn.Module", preprocess: Prepr
         raise CheckpointError(
             f"--freeze would keep '{loose[0]}' as random as it is: the checkpoint has no such tensor",
             "train without --freeze, or from a checkpoint of the same network",
-        )
-    last = next(name for name, layer in module.named_modules() if layer is head_of(module))
-    if last not in found:
-        raise CheckpointError(
-            f"--freeze can't tell the head: '{last}' is defined last, '{found[-1]}' gives the logits",
-            "define the head last, or train without --freeze",
         )

@@ -129,6 +129,6 @@ def _text(facts: dict[str, object]) -> str:
     shown = (
         f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
         for name, value in facts.items()
-        if value != ""
+        if value != "" and name != "learning_rate"  # which the lines of the epochs tell, and the bar has no room for
     )
     return "".join(f", {text}" for text in shown)

@@ -1,10 +1,13 @@
 """A static batch is freed, or refused with the node that holds it; each sample gets its own answer."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from engines.errors import GraphError
 from export.foreign.importing import Imported, import_foreign
@@ -109,6 +112,26 @@ def test_resize_to_sizes_and_expand_follow_the_batch(batch: int, tmp_path: Path)
     same(imported.model, path, {"x": PICTURES}, batch)
 
 
+def test_an_lstm_of_pytorchs_with_a_static_batch_is_freed(tmp_path: Path) -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = nn.LSTM(5, 7, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.cells(x)[0]
+            return found[:, -1]
+
+    torch.manual_seed(0)
+    path, given = tmp_path / "net.onnx", torch.randn(3, 6, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Last().eval(), (given,), str(path), dynamo=False, opset_version=14, input_names=["x"])
+    imported = import_foreign(path)
+    same(imported.model, path, {"x": given.numpy()}, 3)
+    assert judged(imported)
+
+
 def test_a_batch_that_is_baked_though_it_is_declared_free_is_freed(tmp_path: Path) -> None:
     path = saved(convolution(batch="N", flat=(1, 64)), tmp_path)
     imported = import_foreign(path)
@@ -137,6 +160,15 @@ def test_samples_that_depend_on_each_other_are_refused_when_they_are_compared(tm
     imported = import_foreign(saved(model, tmp_path))
     with pytest.raises(GraphError, match="samples depend on each other"):
         judged(imported)
+
+
+def test_of_a_free_batch_whose_samples_depend_on_each_other_the_export_is_not_blamed(tmp_path: Path) -> None:
+    nodes = [node("ReduceMean", ["x"], ["m"], axes=[0]), node("Sub", ["x", "m"], ["y"], name="centred")]
+    imported = import_foreign(saved(graph(nodes, [("x", ["N", 6])], [("y", ["N", 6])], {}), tmp_path))
+    with pytest.raises(GraphError, match="samples depend on each other") as caught:
+        judged(imported)
+    assert "baked" not in caught.value.cause
+    assert "mixes the samples" in caught.value.remedy
 
 
 def test_shapes_that_only_the_batch_varies_become_constants(tmp_path: Path) -> None:

@@ -222,6 +222,30 @@ def test_the_judge_tells_a_changed_weight_and_half_a_unit_apart(tmp_path: Path) 
     assert "noise floors" in result.problems[0]
 
 
+def test_what_a_sigmoid_makes_is_no_classifiers_unless_that_is_said(tmp_path: Path) -> None:
+    model = convolution()
+    last = model.graph.node[-1].output[0]
+    model.graph.node[-1].output[0] = "raw"
+    model.graph.node.append(node("Sigmoid", ["raw"], [last]))
+    path = saved(model, tmp_path)
+    imported = import_foreign(path)
+    assert imported.metadata.scores == "none"
+    assert imported.metadata.labels == ()
+    assert any("each class by itself" in note for note in imported.notes)
+    assert import_foreign(path, Description(scores="logits")).metadata.scores == "logits"
+
+
+def test_a_dropout_that_a_constant_turns_off_goes_though_its_mask_has_a_name(tmp_path: Path) -> None:
+    constants = {"w": weight(4, 3, 3, 3), "half": np.float32(0.5), "no": np.bool_(False)}
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Dropout", ["c", "half", "no"], ["d", "mask"]),
+        node("Relu", ["d"], ["y"]),
+    ]
+    path = saved(graph(nodes, [("x", ["N", 3, 8, 8])], [("y", ["N", 4, 6, 6])], constants), tmp_path)
+    assert operators(import_foreign(path)) == {"Conv": 1, "Relu": 1}
+
+
 def test_labels_scores_and_sizes_come_from_the_graph_and_the_user_comes_first(tmp_path: Path) -> None:
     model = convolution()
     model.metadata_props.add(key="names", value="{0: 'ant', 1: 'bee', 2: 'cat', 3: 'dog', 4: 'eel'}")

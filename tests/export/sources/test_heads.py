@@ -85,6 +85,11 @@ def test_outputs_that_are_asked_for_are_kept_in_that_order() -> None:
         made("dict", Description(outputs=("features",)))
 
 
+def test_labels_of_what_is_said_to_be_no_classifier_are_refused() -> None:
+    with pytest.raises(InputError, match="--labels are given for a network with --scores none"):
+        made("logits", Description(scores="none", labels=("a", "b", "c", "d")))
+
+
 def test_a_softmax_at_the_end_is_seen_by_running_it() -> None:
     assert made("softmax")[1].scores == "probabilities"
     assert made("logits")[1].scores == "logits"

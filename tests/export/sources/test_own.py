@@ -52,6 +52,49 @@ def test_two_files_have_neighbours_of_the_same_name(tmp_path: Path) -> None:
     assert widths == [1, 2]
 
 
+def test_what_a_forward_imports_is_found_in_its_files_folder_and_by_its_code_alone(tmp_path: Path) -> None:
+    text = """
+from torch import nn
+from parts import Doubled
+
+class Net(nn.Module):
+    def forward(self, x):
+        import export  # the toolkit's own, whatever lies in this folder
+        from parts import Doubled as again
+        from late_parts import FACTOR
+        assert again is Doubled and export.__file__ == OURS
+        return x * FACTOR
+"""
+    import export
+
+    nets = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "parts.py").write_text("class Doubled: pass\n")
+        (folder / "late_parts.py").write_text(f"FACTOR = {number}\n")
+        (folder / "export.py").write_text("raise RuntimeError('shadowed')\n")
+        (folder / "net.py").write_text(f"OURS = {export.__file__!r}\n{text}")
+        nets.append(own.build(f"{folder}/net.py:Net").module)
+        assert nets[-1](torch.ones(1)).item() == number
+    with pytest.raises(ModuleNotFoundError):
+        import another_late_part  # type: ignore[import-not-found]
+    (tmp_path / "2" / "another_late_part.py").write_text("")
+    with pytest.raises(ModuleNotFoundError):
+        import another_late_part  # noqa: F401
+
+
+def test_a_forward_that_fails_to_import_is_told_in_a_line(tmp_path: Path) -> None:
+    text = (
+        "from torch import nn\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.head = nn.Linear(4, 2)\n    def forward(self, x):\n        import no_such_library\n"
+    )
+    (tmp_path / "net.py").write_text(text)
+    torch.save({"head.weight": torch.zeros(2, 4), "head.bias": torch.zeros(2)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="ModuleNotFoundError: No module named 'no_such_library'"):
+        load_checkpoint(tmp_path / "w.pt", model=f"{tmp_path}/net.py:Net", describe=SMALL)
+
+
 def test_a_module_of_the_current_folder_is_found(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code.rename(code.with_name("a_net_of_mine.py"))
     monkeypatch.chdir(code.parent)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from engines.errors import InputError, UnsupportedError
+from engines.errors import CheckpointError, InputError, UnsupportedError
 from export.recipe import Recipe
 from export.training import TrainingData, head_of, train
 from export.training.optimizers import optimizer_for
@@ -91,10 +91,31 @@ def test_frozen_only_the_head_learns_and_batch_norm_stays_as_it_is() -> None:
     result = train(after, data(), PREPROCESS, replace(QUICK, epochs=6, freeze=True, ema=0.9))
     was, now = bits(before), bits(after)
     assert {key for key, value in now.items() if value != was[key]} == {"head.weight", "head.bias"}
-    assert head_of(after) is after.head
+    assert head_of(after, (2, 3, 16, 16)) is after.head
     assert all(parameter.requires_grad for parameter in after.parameters())
     assert result.history[-1].test_loss < result.history[0].test_loss
     assert result.accuracy > 0.5
+
+
+class HeadFirst(nn.Module):
+    """Defines the layer that runs last first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 3)
+        self.body = nn.Linear(16 * 16 * 3, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.body(x.flatten(1)).relu())
+        return logits
+
+
+def test_the_head_is_what_gives_the_logits_wherever_it_is_defined() -> None:
+    torch.manual_seed(0)
+    module = HeadFirst()
+    before = bits(module)
+    train(module, data(), PREPROCESS, replace(QUICK, epochs=1, freeze=True))
+    assert {key for key, value in bits(module).items() if value != before[key]} == {"head.weight", "head.bias"}
 
 
 def test_frozen_the_optimizer_has_the_head_alone() -> None:
@@ -103,7 +124,7 @@ def test_frozen_the_optimizer_has_the_head_alone() -> None:
         parameter.requires_grad_(name.startswith("head."))
     trained = [parameter for group in optimizer_for(module, QUICK).param_groups for parameter in group["params"]]
     assert [id(parameter) for parameter in trained] == [id(module.head.weight), id(module.head.bias)]
-    with pytest.raises(InputError, match="no linear layer or convolution"):
+    with pytest.raises(CheckpointError, match="no layer with weights"):
         train(nn.Sequential(nn.Flatten()), data(), PREPROCESS, replace(QUICK, freeze=True))
 
 

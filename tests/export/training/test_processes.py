@@ -15,6 +15,7 @@ from export.recipe import Recipe
 from export.training import TrainingData, TrainingResult, train
 from export.training.distributed import ALONE, Group, joined
 from tests.export.tiny_training import PREPROCESS, QUICK, net, pictures
+from tests.forking import forkserver
 
 # 43 images in batches of 8: the last has 3, of which one process has the pair and the other one image.
 RECIPE = replace(
@@ -58,7 +59,8 @@ def test_two_processes_give_what_one_gives_up_to_rounding(tmp_path: Path) -> Non
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(process, (port, str(tmp_path)), nprocs=2)
+    forkserver()  # with PyTorch imported
+    multiprocessing.start_processes(process, (port, str(tmp_path)), nprocs=2, start_method="forkserver")
     (first, weights), (second, same) = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
     assert all(torch.equal(value, same[key]) for key, value in weights.items())
     assert [replace(one, seconds=0) for one in first.history] == [replace(one, seconds=0) for one in second.history]

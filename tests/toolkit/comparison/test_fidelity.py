@@ -58,6 +58,30 @@ def test_samples_that_are_not_finite_are_counted_and_in_no_mean():
     assert result.same == pytest.approx(3 / 5)
 
 
+def test_noise_where_the_reference_is_silent_is_not_identical():
+    silence = np.zeros((4, 5))
+    assert Fidelity(4, (tallied(silence, silence + 0.1),)).least_db < -1000
+    assert Fidelity(4, (tallied(silence, silence),)).least_db == np.inf
+
+
+def test_samples_of_which_the_reference_is_not_finite_are_left_out_and_counted():
+    reference = RNG.standard_normal((5, 3))
+    found = reference * 1.01
+    reference[2, 1] = np.nan
+    tally = OutputTally("out")
+    tally.add(reference, found)
+    assert (tally.left_out, tally.result().non_finite) == (1, 0)
+    assert tally.result().sqnr_db == pytest.approx(40)
+
+
+def test_a_batch_of_nothing_but_nan_is_counted():
+    reference = RNG.standard_normal((6, 3))
+    found = reference * 1.01
+    found[:3] = np.nan
+    result = tallied(reference, found)
+    assert (result.non_finite, result.sqnr_db) == (3, pytest.approx(40))
+
+
 def row(name, *levels, non_finite=0):
     outputs = tuple(OutputFidelity(f"o{i}", level, 1.0, 0.0, None, non_finite) for i, level in enumerate(levels))
     return Row(name, name, 1, "sha256:0", fidelity=Fidelity(4, outputs))

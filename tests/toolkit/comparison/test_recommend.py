@@ -126,6 +126,8 @@ def test_too_few_turns_for_an_interval_tell_nothing_apart():
     assert recommended(REFERENCE, small, large, goal=Goal("latency")).subject == "large"
     verdict = recommended(short(REFERENCE), short(small), short(large), goal=Goal("latency"))
     assert verdict.subject == "small"
+    assert "Timed in too few turns to be told apart: model.pt (4 MB) and large (9 MB)" in verdict.text
+    assert "within the interval" not in verdict.text
 
 
 def test_of_equally_fast_and_large_ones_the_most_faithful_is_taken_whatever_the_order():

@@ -109,6 +109,8 @@ def test_the_table_beside_the_exported_graph_builds_an_int8_engine_without_data(
     report = build_engine(graph, precision="int8", backend="onnxruntime")
     assert report.engine.is_file()
     assert report.precision == "int8"
+    on_rtx = build_engine(graph, precision="int8", backend="tensorrt-rtx")
+    assert {layer.type for layer in on_rtx.layers.heavy} == {"int8"}, "the engine's own layers, by its audit"
     assert qat.write_learned_table({}, load_graph(graph), graph.with_name("other.onnx")) is None
     assert qat.write_learned_table(None, load_graph(graph), graph.with_name("other.onnx")) is None
     assert not graph.with_name("other.calibration.json").exists()

@@ -193,6 +193,8 @@ def _candidates(
         try:
             metadata = require_metadata(name, entry.metadata)
             found[name] = Candidate(entry, metadata, workers[name], dataset, indices)
+            if others := [spec.name for spec in metadata.given if spec.name != metadata.scored]:
+                entry.note(f"is judged by '{metadata.scored}'; {', '.join(others)} are not compared")
         except ToolkitError as error:
             entry.error = error
     if not found:

@@ -60,6 +60,7 @@ def evaluate_outputs(
 
     Raises:
         DataError: the data isn't what the network takes.
+        InputError: the reference has an output that is never finite.
         ToolkitError: the samples can't be read, or the reference can't be asked.
     """
     leader = require_metadata(reference, entries[reference].metadata)
@@ -135,8 +136,9 @@ class _Judged:
         self.entry, self.leads, self._worker = entry, leads, worker
         self._metadata = mine = require_metadata(entry.name, entry.metadata)
         if (mine.pictures is None) != isinstance(dataset, TensorDataset):
-            takes = "tensors" if mine.pictures is None else "pictures"
-            raise DataError(f"'{entry.name}' takes {takes}, and '{dataset.name}' holds others", f"give {takes}")
+            takes, holds = ("tensors", "pictures") if mine.pictures is None else ("pictures", "tensors")
+            remedy = "an .npz with an array an input" if mine.pictures is None else "pictures, or compare it alone"
+            raise DataError(f"'{entry.name}' takes {takes}, and '{dataset.name}' holds {holds}", f"give {remedy}")
         if (mine.scores, mine.labels) != (leader.scores, leader.labels):
             raise InputError(f"'{entry.name}' is of another network than the reference", "compare one network's")
         self._names = [spec.name for spec in leader.given]
@@ -183,13 +185,24 @@ class _Judged:
         return answers
 
     def conclude(self, *, with_reference: bool) -> None:
-        """Give the entry what was found."""
+        """Give the entry what was found.
+
+        Raises:
+            InputError: the reference has an output that is never finite.
+        """
         if self._truth is not None:
             self.entry.accuracy = self._tally.result(with_reference=with_reference)
         outputs = [tally.result() for tally in self._tallies.values()] if with_reference and not self.leads else []
         self.entry.fidelity = Fidelity(self._samples, tuple(outputs))
         if self.entry.fidelity.non_finite:
             self.entry.note(f"gives NaN or infinity for {self.entry.fidelity.non_finite} samples")
+        left_out = max(tally.left_out for tally in self._tallies.values())
+        if left_out and left_out == self._samples:
+            raise InputError(
+                "the reference gives NaN or infinity for every sample", "give another with --reference, or other data"
+            )
+        if left_out:
+            self.entry.note(f"is not held against the reference's NaN or infinity for {left_out} samples")
 
 
 def _batches(

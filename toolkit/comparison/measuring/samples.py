@@ -43,14 +43,14 @@ def open_samples(
     if isinstance(data, Dataset | TensorDataset):
         return data
     if Path(data).suffix == ".npz":  # pictures and tensors both come so
-        known = next(filter(None, map(_metadata_of, contestants)), None)
+        known = next(filter(None, map(known_metadata, contestants)), None)
         if known is not None and known.pictures is None:
             return open_tensors(data, known)
     # The seed is not passed on: another split than training's would evaluate on training images.
     return open_dataset(data, progress=progress)
 
 
-def _metadata_of(contestant: Contestant) -> ModelMetadata | None:
+def known_metadata(contestant: Contestant) -> ModelMetadata | None:
     """What an artifact says of its network without being opened; None where it says nothing, or can't be read."""
     path = Path(contestant.path)
     try:

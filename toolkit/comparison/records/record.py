@@ -170,6 +170,11 @@ class Comparison:
         return self.machines[0]
 
     @property
+    def counted(self) -> str:
+        """What the data was counted in: "images", or "samples" of a network that isn't a classifier of pictures."""
+        return "samples" if any(row.fidelity for row in self.rows) else "images"
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """File names of the records that a merged one was made from."""
         return tuple(part.source for part in self.parts)

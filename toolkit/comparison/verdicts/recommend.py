@@ -94,7 +94,12 @@ def _none_holds(measured: Measured, rows: Sequence[Row], goal: Goal) -> Verdict:
 
 def _verdict(measured: Measured, choice: Choice, goal: Goal, others: Sequence[Row]) -> Verdict:
     row, drop = choice.row, measured.drop(choice.row)
-    texts = _level_text(choice), _unsure_text(row, drop, goal), _near_text(measured, row, goal), _but(measured, row)
+    texts = (
+        _level_text(measured, choice),
+        _unsure_text(row, drop, goal),
+        _near_text(measured, row, goal),
+        _but(measured, row),
+    )
     caveats = [text for text in texts if text]
     if row.accuracy is None and row.fidelity is not None:
         caveats += inapplicable(goal)
@@ -163,15 +168,19 @@ def _loss(drop: Interval, reference: Row) -> str:
     return f"{signed(abs(drop.value))} points {'below' if drop.value > 0 else 'above'} {reference.name}"
 
 
-def _level_text(choice: Choice) -> str:
+def _level_text(measured: Measured, choice: Choice) -> str:
+    """What couldn't be told from the choice: its interval holds 1, or the turns were too few for an interval."""
     if not choice.level:
         return ""
+    ratios = [measured.ratio(row, choice.row, batch) for row in choice.level for batch in choice.batches]
+    known = all(ratio is None or ratio.low is not None for ratio in ratios)
+    level = "As fast within the interval" if known else "Timed in too few turns to be told apart"
     names = listed(f"{row.name} ({size(row.size)})" for row in choice.level)
     mine = size(choice.row.size)
     if all(row.size > SAME_SIZE * choice.row.size for row in choice.level):
-        return f"As fast within the interval: {names}; it is the smallest file ({mine})"
+        return f"{level}: {names}; it is the smallest file ({mine})"
     nearest = "no other's answers are nearer to the reference's"
-    return f"As fast within the interval: {names}; it is no larger ({mine}), and {nearest}"
+    return f"{level}: {names}; it is no larger ({mine}), and {nearest}"
 
 
 def _unsure_text(row: Row, drop: Interval | None, goal: Goal) -> str:
