@@ -69,6 +69,11 @@ def load(
         raise
 
 
+def told() -> tuple[str, ...]:
+    """What was said so far of the checkpoints that this process has opened, a line each."""
+    return tuple(sorted(note for _, note in _TOLD))
+
+
 def open_artifact(
     path: str | Path,
     *,

@@ -172,6 +172,14 @@ def test_bare_weights_beside_no_graph_say_once_what_isnt_known(
     assert said.startswith("labels aren't known: class 0 to class 9 are taken")
 
 
+def test_a_comparison_says_of_bare_weights_what_isnt_known(spec: str, tmp_path: Path) -> None:
+    torch.save(network(width=2, classes=10).state_dict(), tmp_path / "alone.pt")
+    found = toolkit.compare(
+        [tmp_path / "alone.pt"], "digits", model=spec, images=4, batch_sizes=(1,), seconds=0.01, rounds=1, launches=1
+    )
+    assert any("labels and preprocessing aren't known" in note for note in found.rows[0].notes)
+
+
 def test_the_data_set_and_the_network_agree_on_pictures(report: ExportReport) -> None:
     assert report.metadata.preprocess == Preprocess(12, 12, 1, "stretch", mean=(0.5,), std=(0.5,))
     assert len(open_dataset("digits").labels) == len(report.metadata.labels)

@@ -48,6 +48,7 @@ class Opened:
         inputs, outputs, metadata, info: the session's own.
         open_seconds: from the call of the opener, imports of its libraries included, to a session.
         first_seconds: the first run, at the smallest batch the engine takes.
+        notes: what its file left open, a line each.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -56,6 +57,7 @@ class Opened:
     info: SessionInfo
     open_seconds: float
     first_seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def fixed_batch(self) -> int | None:

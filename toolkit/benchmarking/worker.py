@@ -30,6 +30,7 @@ from toolkit.benchmarking.device_memory import DeviceMemory
 from toolkit.benchmarking.messages import Block, Contestant, Opened, Proof
 from toolkit.benchmarking.pausing import CAN_PAUSE, die_with_owner
 from toolkit.benchmarking.worker_feeds import feeds_for, noise, prepared
+from toolkit.loading import told
 
 QUIET_SHARE = 0.1
 """A process is idle when it uses less than this share of one core."""
@@ -80,7 +81,8 @@ class Worker:
             if session.info.max_batch is None:
                 raise
             seconds = self._first_run(session.info.max_batch)
-        return Opened(session.inputs, session.outputs, session.metadata, session.info, opened - start, seconds)
+        facts = (session.inputs, session.outputs, session.metadata, session.info)
+        return Opened(*facts, opened - start, seconds, told())
 
     def logits(self, pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> NDArray[np.float32]:
         """Classify uint8 pixels [N, H, W, C]; float32 [N, classes].

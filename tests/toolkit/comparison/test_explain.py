@@ -43,6 +43,13 @@ def test_without_a_rival_that_is_placed_right_the_command_that_builds_it_is_give
     assert "toolkit build-engine model.onnx --int8 --backend onnxruntime" in verdict.facts["remedy"]
 
 
+def test_a_graph_that_is_placed_for_onnx_runtime_already_isnt_told_to_be_placed_for_it():
+    placed = layers("int8", placement="onnxruntime", unfused=NAMES, heavy=2)
+    verdict = explained(FP32, row("model.int8.ort.onnx", {1: 0.016}, layers=placed))["model.int8.ort.onnx"]
+    assert reasons(verdict) == ["not-fused"]
+    assert not verdict.facts.get("remedy")
+
+
 def test_other_libraries_and_gpus_fuse_what_onnx_runtimes_cpu_kernels_do_not():
     for place in ({"backend": "openvino"}, {"device": "cuda:0"}):
         rows = row("fp32", {1: 0.010}, "fp32", **place), row("int8", {1: 0.016}, layers=UNFUSED, **place)

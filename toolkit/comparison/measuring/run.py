@@ -141,6 +141,8 @@ class _Course:
             entry.metadata = found.metadata
             entry.architecture = found.metadata.architecture if found.metadata else None
             entry.cold_starts.append(ColdStart(found.open_seconds, found.first_seconds))
+            for note in found.notes:
+                entry.note(note)
             self.progress.advance()
 
         def failed(name: str, error: ToolkitError) -> None:

@@ -148,7 +148,7 @@ def _use_instead(case: Case) -> str:
         faster = case.measured.ratio(other, case.row, batch)
         if surely_faster(faster):
             return f"Use {other.name}, placed for ONNX Runtime: {ratio(faster)} its speed at batch {batch}."
-    if case.precision != "int8":
+    if case.precision != "int8" or (case.row.layers is not None and case.row.layers.placement == "onnxruntime"):
         return ""
     graph = case.wider.path if case.wider.path.endswith(".onnx") and _is_master(case.wider) else "MODEL.onnx"
     command = f"toolkit build-engine {shlex.quote(graph)} --int8 --backend onnxruntime"
