@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines import preprocess
+from engines import pictures
 from engines.errors import DataError, InputError, RunError
 from engines.sessions.fake import FakeSession
 from engines.tensors import Feeds, TensorSpec
@@ -153,10 +153,10 @@ def test_what_is_too_large_is_refused_before_it_is_decoded(tmp_path: Path, monke
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
     with pytest.raises(DataError, match=r"as an image: Image size .* exceeds limit|too large"):
         predictor.prepare(png(20_000, 20_000))
-    monkeypatch.setattr(preprocess, "MAX_PIXELS", 99)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 99)
     with pytest.raises(DataError, match="too large: 10x10 pixels"):
         predictor.prepare(png(10, 10))
-    monkeypatch.setattr(preprocess, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(pictures, "MAX_BYTES", 1 << 20)
     (tmp_path / "large.png").write_bytes(bytes((1 << 20) + 1))
     for image in (bytes((1 << 20) + 1), tmp_path / "large.png"):
         with pytest.raises(DataError, match="is too large: 1 MiB"):
