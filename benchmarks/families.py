@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument("--input-size", type=int, default=64, help="pixels of the digits with --train [64]")
     parser.add_argument("--images", type=int, default=64, help="calibration images [64]")
     parser.add_argument("--batch", default="1,8", help="batch sizes of the speeds [1,8]")
-    parser.add_argument("--seconds", type=float, default=8.0, help="timed running a graph and batch size [8]")
-    parser.add_argument("--rounds", type=int, default=16, help="turns that this is cut into [16]")
+    parser.add_argument("--seconds", type=float, default=3.0, help="timed running a graph and batch size [3]")
+    parser.add_argument("--rounds", type=int, default=12, help="turns that this is cut into [12]")
     parser.add_argument("--keep", action="store_true", help="leave what was made in the work folder")
     parser.add_argument("--fresh", action="store_true", help="measure again what the record has")
     parser.add_argument("--output", type=Path, default=FOLDER / "results" / "families.json")
@@ -99,8 +99,6 @@ def begun(options: argparse.Namespace) -> dict[str, Any]:
             "classes": CLASSES,
             "calibration_images": options.images,
             "batch_sizes": [int(size) for size in options.batch.split(",")],
-            "seconds": options.seconds,
-            "rounds": options.rounds,
         },
         "families": {},
         "trained": {},
@@ -204,6 +202,7 @@ def speeds(graph: Path, int8: Path, options: argparse.Namespace) -> dict[str, An
     rates = [{speed["batch"]: speed for speed in row["speed"]} for row in rows]
     return {
         "int8_bytes": int8.stat().st_size,
+        "timed": {"seconds": options.seconds, "rounds": options.rounds},
         "warnings": list(comparison.warnings),
         "speed": {
             str(size): {
@@ -273,6 +272,7 @@ def trained(name: str, folder: Path, options: argparse.Namespace) -> dict[str, A
         "drop": round(drop, 5),
         "agreement": rows[1]["accuracy"]["agreement"],
         "int8_speed_ratio": rows[1]["speed"][0]["ratio"],
+        "timed": {"seconds": options.seconds, "rounds": options.rounds},
         "goal": f"top-1 of at least {LEAST_ACCURACY}, and at most {LARGEST_DROP} lost in INT8",
         "goal_met": accuracy >= LEAST_ACCURACY and drop <= LARGEST_DROP,
     }

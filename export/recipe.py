@@ -289,7 +289,7 @@ NAMED: Mapping[str, Recipe] = {
     ),
     # Of a trained network, with the rounding of its INT8 graph: small steps, and targets as they are.
     "qat": Recipe(
-        epochs=3, learning_rate=1e-5, warmup=0.1, dropout=None, label_smoothing=0.0, shift=0.05, precision="fp32"
+        epochs=5, learning_rate=1e-4, warmup=0.1, dropout=None, label_smoothing=0.0, shift=0.05, precision="fp32"
     ),
 }
 """Recipes by name. An architecture's own defaults (:data:`RECIPES`) stand for "default"."""
