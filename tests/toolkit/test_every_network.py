@@ -36,10 +36,7 @@ NETWORKS = [name for name in ARCHITECTURES if name not in {"vgg13", "vgg13-bn", 
 """Between those of the four and their neighbours lies a repetition of layers: CI's minutes are for others."""
 
 BUILDS = [
-    (name, precision)
-    for name in NETWORKS
-    for precision in PRECISIONS
-    if precision == "int8" or name not in DEEPER
+    (name, precision) for name in NETWORKS for precision in PRECISIONS if precision == "int8" or name not in DEEPER
 ]
 
 CACHED = [build for build in BUILDS if build[0].startswith("alexnet")]
